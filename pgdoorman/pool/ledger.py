@@ -1,0 +1,412 @@
+"""Who has which backend of one pool, who waits, and what may be opened. Decisions only.
+
+Every public method takes the lock, makes one small change, and settles: `_settle_locked` is the only place where
+waiters meet backends. It returns errands, which the caller runs after the lock is released: grants, closings, openings,
+refusals. (In an earlier trial only a checkout could ask for a new backend; a failed opening or a dirty checkin then
+starved the waiters. Here every change settles.)
+
+                     checkout / grant
+           IDLE  ------------------------>  LEASED
+            | ^ <------------------------   |
+    examine | | pass       checkin          | discard
+            v |                             v
+          EXAMINED ------- discard ------> (gone)
+
+A backend is IDLE at the worker that used it last (its home), on that worker's stack: a checkout by the home worker
+touches no poller. EXAMINED means that someone other than a client looks at it (a hang-up, a liveness probe, a reset);
+it counts against the limit but is granted to nobody.
+
+Strict FIFO: while anyone waits, a backend that comes free goes to the oldest waiter, never to a newcomer.
+"""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final, Protocol
+
+from pgdoorman.pool.errands import Errands
+
+NEW: Final = 0
+IDLE: Final = 1
+LEASED: Final = 2
+EXAMINED: Final = 3
+GONE: Final = 4
+
+
+class Entry(Protocol):
+    """What the ledger needs of a backend. `place` and `idle_since` are the ledger's own; nobody else writes them."""
+
+    place: int
+    home: int  # index of the worker whose poller watches it
+    epoch: int  # RECONNECT makes all earlier epochs obsolete
+    idle_since: float
+    expires_at: float  # end of its lifetime, monotonic seconds
+
+
+class Waiter(Protocol):
+    """What the ledger needs of a client that waits. `waiting_since` is written by the ledger."""
+
+    waiting_since: float
+    worker_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatistics:
+    """Counts at one moment; they add up by construction."""
+
+    idle: int
+    leased: int
+    examined: int
+    opening: int
+    waiting: int
+    oldest_wait: float  # seconds, 0 if nobody waits
+    paused: bool
+
+    @property
+    def total(self) -> int:
+        return self.idle + self.leased + self.examined
+
+
+class Ledger[E: Entry, W: Waiter]:
+    """The ledger of one pool. `limit` backends at most, `parallel_openings` being opened at a time."""
+
+    def __init__(
+        self,
+        limit: int,
+        workers: int,
+        *,
+        minimum: int = 0,
+        parallel_openings: int = 2,
+        round_robin: bool = False,
+        retry_delay: float = 1.0,
+    ) -> None:
+        self._lock = Lock()
+        self._limit = limit
+        self._minimum = minimum
+        self._parallel_openings = parallel_openings
+        self._round_robin = round_robin
+        self._retry_delay = retry_delay
+        self._idle: list[deque[E]] = [deque() for _ in range(workers)]
+        self._idle_count = 0
+        self._examined = 0
+        self._members: set[E] = set()
+        self._opening = 0
+        self._waiters: OrderedDict[W, float] = OrderedDict()
+        self._open_not_before = 0.0
+        self._paused = False
+        self._closed = False
+        self.epoch = 0
+
+    # What clients do.
+
+    def checkout(self, waiter: W, worker: int, now: float) -> tuple[E | None, Errands[E, W] | None]:
+        """A backend at once, or None and a place at the end of the queue.
+
+        The first result is the leased backend; if it is None the waiter will get a grant or a refusal later. `worker`
+        is the index of the asking worker, whose own idle backends are preferred.
+        """
+        with self._lock:
+            if self._idle_count and not self._waiters and not self._paused:
+                entry = self._take_idle_locked(worker)
+                entry.place = LEASED
+                return entry, None
+            waiter.waiting_since = now
+            self._waiters[waiter] = now
+            return None, self._settle_locked(now)
+
+    def abandon(self, waiter: W) -> bool:
+        """Give up waiting. False if a grant or refusal is already on its way: the caller must accept it and, if it is a
+        grant, check the backend in (it may have been granted a microsecond ago; ignoring it would lose it)."""
+        with self._lock:
+            return self._waiters.pop(waiter, None) is not None
+
+    def checkin(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
+        """Take back a clean backend; its home is `worker` now. None if there is nothing to do (the usual case)."""
+        with self._lock:
+            entry.home = worker
+            if entry.epoch != self.epoch or self._closed or (now > entry.expires_at and not self._waiters):
+                return self._remove_locked(entry, now)
+            if self._waiters and not self._paused:
+                # Straight to the oldest waiter: through the idle stack and settle it would cost twice as much.
+                chosen, _ = self._waiters.popitem(last=False)
+                return Errands(grants=[(chosen, entry)])
+            if len(self._members) + self._opening > self._limit:
+                return self._remove_locked(entry, now)  # the limit was lowered
+            entry.place = IDLE
+            entry.idle_since = now
+            self._idle[worker].append(entry)
+            self._idle_count += 1
+            return None
+
+    def discard(self, entry: E, now: float) -> Errands[E, W]:
+        """Forget a backend that broke or must not be used again. The caller owns it (leased or examined)."""
+        with self._lock:
+            if entry.place == GONE:
+                return Errands()
+            return self._remove_locked(entry, now)
+
+    # What others do with idle backends.
+
+    def examine(self, entry: E, worker: int) -> bool:
+        """Claim an idle backend for a look at it. False if it is not idle at `worker` (any more): hands off.
+
+        Called by the home worker when the socket of a backend that nobody leases becomes readable; the event may be
+        stale, since another worker may have checked the backend out meanwhile.
+        """
+        with self._lock:
+            if entry.place != IDLE or entry.home != worker:
+                return False
+            self._idle[worker].remove(entry)
+            self._idle_count -= 1
+            entry.place = EXAMINED
+            self._examined += 1
+            return True
+
+    def hold(self, entry: E) -> None:
+        """A leased backend is no longer a client's but still busy (a reset, a cancel under way)."""
+        with self._lock:
+            if entry.place == LEASED:
+                entry.place = EXAMINED
+                self._examined += 1
+
+    def release(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
+        """An examined backend is fit for use: as `checkin`."""
+        with self._lock:
+            if entry.place == EXAMINED:
+                entry.place = LEASED
+                self._examined -= 1
+        return self.checkin(entry, worker, now)
+
+    def take_idle(self, now: float, idle_limit: float, at_most: int) -> list[E]:
+        """Remove up to `at_most` idle backends, oldest first, that passed their lifetime or have been idle for more than
+        `idle_limit` seconds (0 = no such limit) while more than the minimum are there. The caller closes them."""
+        taken: list[E] = []
+        with self._lock:
+            for stack in self._idle:
+                for entry in list(stack):
+                    if len(taken) >= at_most:
+                        return taken
+                    expired = now > entry.expires_at or entry.epoch != self.epoch
+                    spare = len(self._members) > self._minimum
+                    if expired or (idle_limit and spare and now - entry.idle_since > idle_limit):
+                        stack.remove(entry)
+                        self._idle_count -= 1
+                        self._members.discard(entry)
+                        entry.place = GONE
+                        taken.append(entry)
+        return taken
+
+    def take_for_probe(self, now: float, idle_for: float) -> E | None:
+        """Claim (as EXAMINED) the longest idle backend if it has been idle for `idle_for` seconds; None if there is none."""
+        with self._lock:
+            oldest: E | None = None
+            for stack in self._idle:
+                for entry in stack:
+                    if now - entry.idle_since >= idle_for and (oldest is None or entry.idle_since < oldest.idle_since):
+                        oldest = entry
+            if oldest is None:
+                return None
+            self._idle[oldest.home].remove(oldest)
+            self._idle_count -= 1
+            oldest.place = EXAMINED
+            self._examined += 1
+            return oldest
+
+    # What openers do.
+
+    def opened(self, entry: E, worker: int, now: float) -> Errands[E, W]:
+        """A backend is ready for use; it goes to the oldest waiter or becomes idle at `worker`."""
+        with self._lock:
+            self._opening -= 1
+            if self._closed or entry.epoch != self.epoch:
+                entry.place = GONE
+                errands = self._settle_locked(now) or Errands()
+                errands.closings.append(entry)
+                return errands
+            self._members.add(entry)
+            self._open_not_before = 0.0
+            entry.home = worker
+            entry.place = IDLE
+            entry.idle_since = now
+            self._idle[worker].append(entry)
+            self._idle_count += 1
+            return self._settle_locked(now) or Errands()
+
+    def opening_failed(self, reason: object, now: float, *, final: bool) -> Errands[E, W]:
+        """An opening came to nothing. With `final` and no backend left, every waiter is refused with `reason` at once;
+        otherwise they keep waiting and another opening is tried after the retry delay."""
+        with self._lock:
+            self._opening -= 1
+            self._open_not_before = now + self._retry_delay
+            errands = Errands[E, W]()
+            if final and not self._members:
+                errands.refusals = [(waiter, reason) for waiter in self._waiters]
+                self._waiters.clear()
+                # Nobody waits: let the next client's request try at once rather than hear of an old failure.
+                self._open_not_before = 0.0
+            return errands
+
+    def opening_postponed(self, until: float) -> None:
+        """An opening was not begun (no permit, no credentials yet); not to be tried before `until`."""
+        with self._lock:
+            self._opening -= 1
+            self._open_not_before = max(self._open_not_before, until)
+
+    # What the janitor and the operator do.
+
+    def tick(self, now: float) -> Errands[E, W]:
+        """Settle, and open up to the minimum."""
+        with self._lock:
+            errands = self._settle_locked(now) or Errands()
+            lacking = self._minimum - len(self._members) - self._opening
+            if lacking > 0 and not self._closed and now >= self._open_not_before:
+                more = min(lacking, self._parallel_openings - self._opening, self._limit - len(self._members) - self._opening)
+                if more > 0:
+                    self._opening += more
+                    errands.openings += more
+            return errands
+
+    def expire_waiters(self, now: float, timeout: float, reason: object) -> Errands[E, W]:
+        """Refuse those who have waited longer than `timeout` seconds. The queue is in order of arrival, so only its
+        head is looked at."""
+        errands = Errands[E, W]()
+        with self._lock:
+            while self._waiters:
+                waiter, since = next(iter(self._waiters.items()))
+                if now - since < timeout:
+                    break
+                del self._waiters[waiter]
+                errands.refusals.append((waiter, reason))
+        return errands
+
+    def refuse_all(self, reason: object) -> Errands[E, W]:
+        """Refuse everyone who waits."""
+        with self._lock:
+            refusals = [(waiter, reason) for waiter in self._waiters]
+            self._waiters.clear()
+        return Errands(refusals=refusals)
+
+    def resize(self, limit: int, minimum: int, now: float) -> Errands[E, W]:
+        """Change the limits; surplus idle backends are closed, leased ones when they come back."""
+        with self._lock:
+            self._limit = limit
+            self._minimum = minimum
+            errands = self._settle_locked(now) or Errands()
+            while len(self._members) > limit and self._idle_count:
+                entry = self._take_idle_locked(0)
+                self._members.discard(entry)
+                entry.place = GONE
+                errands.closings.append(entry)
+            return errands
+
+    def pause(self) -> None:
+        """Grant nothing until `resume`; leases go on."""
+        with self._lock:
+            self._paused = True
+
+    def resume(self, now: float) -> Errands[E, W]:
+        """Grant again."""
+        with self._lock:
+            self._paused = False
+            return self._settle_locked(now) or Errands()
+
+    def reconnect(self, now: float) -> Errands[E, W]:
+        """Make every present backend obsolete: idle ones are closed now, leased ones when they come back."""
+        with self._lock:
+            self.epoch += 1
+            errands = Errands[E, W](closings=self._drain_idle_locked())
+            self._merge_locked(errands, now)
+            return errands
+
+    def close(self, reason: object) -> Errands[E, W]:
+        """End of the pool: refuse the waiters, close what is idle; leased backends are closed when they come back."""
+        with self._lock:
+            self._closed = True
+            refusals = [(waiter, reason) for waiter in self._waiters]
+            self._waiters.clear()
+            return Errands(refusals=refusals, closings=self._drain_idle_locked())
+
+    def statistics(self, now: float) -> LedgerStatistics:
+        """Counts at this moment."""
+        with self._lock:
+            oldest = now - next(iter(self._waiters.values())) if self._waiters else 0.0
+            return LedgerStatistics(
+                idle=self._idle_count,
+                leased=len(self._members) - self._idle_count - self._examined,
+                examined=self._examined,
+                opening=self._opening,
+                waiting=len(self._waiters),
+                oldest_wait=max(0.0, oldest),
+                paused=self._paused,
+            )
+
+    def members(self) -> list[E]:
+        """Every backend of the pool at this moment."""
+        with self._lock:
+            return list(self._members)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing lives here, waits here or is being opened."""
+        with self._lock:
+            return not (self._members or self._waiters or self._opening)
+
+    # Inside the lock.
+
+    def _take_idle_locked(self, worker: int) -> E:
+        own = self._idle[worker]
+        if not own:
+            # From the worker that has most to spare, its longest idle one: the newest are its warm ones.
+            own = max(self._idle, key=len)
+            entry = own.popleft()
+        elif self._round_robin:
+            entry = own.popleft()
+        else:
+            entry = own.pop()
+        self._idle_count -= 1
+        return entry
+
+    def _settle_locked(self, now: float) -> Errands[E, W] | None:
+        """Where waiters meet backends: grant in order while there is someone and something, then open what is lacking."""
+        if not self._waiters:
+            return None
+        errands = Errands[E, W]()
+        if not self._paused:
+            while self._idle_count and self._waiters:
+                waiter, _ = self._waiters.popitem(last=False)
+                entry = self._take_idle_locked(waiter.worker_index)
+                entry.place = LEASED
+                errands.grants.append((waiter, entry))
+        if self._waiters and not self._closed and not self._paused and now >= self._open_not_before:
+            room = self._limit - len(self._members) - self._opening
+            wanted = min(len(self._waiters) - self._opening, room, self._parallel_openings - self._opening)
+            if wanted > 0:
+                self._opening += wanted
+                errands.openings = wanted
+        return errands or None
+
+    def _merge_locked(self, errands: Errands[E, W], now: float) -> None:
+        more = self._settle_locked(now)
+        if more is not None:
+            errands.grants += more.grants
+            errands.openings += more.openings
+
+    def _remove_locked(self, entry: E, now: float) -> Errands[E, W]:
+        if entry.place == EXAMINED:
+            self._examined -= 1
+        self._members.discard(entry)
+        entry.place = GONE
+        errands = self._settle_locked(now) or Errands[E, W]()
+        errands.closings.append(entry)
+        return errands
+
+    def _drain_idle_locked(self) -> list[E]:
+        drained: list[E] = []
+        for stack in self._idle:
+            drained += stack
+            stack.clear()
+        for entry in drained:
+            entry.place = GONE
+            self._members.discard(entry)
+        self._idle_count = 0
+        return drained
