@@ -1,0 +1,1 @@
+"""Tests by behaviour, against a real PostgreSQL. The fixtures are in conftest.py."""
