@@ -1,0 +1,174 @@
+"""Reading a configuration: the file, what it includes, all shapes of `users`, and then everything that can be wrong."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pgdoorman.config import toml_format, yaml_format
+from pgdoorman.config import validate as rules
+from pgdoorman.config.document import MAX_DEPTH, Node, describe, merge
+from pgdoorman.config.findings import Findings
+from pgdoorman.config.read import Reader
+from pgdoorman.config.references import Surroundings
+from pgdoorman.config.settings import Settings
+from pgdoorman.errors import ConfigError, ConfigErrors
+
+DEFAULT_PATH = Path("pgdoorman.toml")
+
+_YAML = (".yaml", ".yml")
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings in the file at `path` (TOML, or YAML if it ends in .yaml or .yml) and in the files that it includes.
+
+    `environment` is what `${NAME}` refers to. Raises ConfigErrors with everything that is wrong.
+    """
+    try:
+        text = _read(path)
+    except ConfigError as error:
+        raise ConfigErrors([error]) from None
+    return load_text(text, file=str(path), environment=environment, folder=path.parent)
+
+
+def load_text(
+    text: str,
+    file: str = "pgdoorman.toml",
+    environment: Mapping[str, str] = os.environ,
+    folder: Path = Path("."),
+) -> Settings:
+    """The settings in a text, as if it stood in `file` (whose ending decides the format) in `folder`.
+
+    Raises ConfigErrors with everything that is wrong.
+    """
+    at = Surroundings(environment, folder, [folder / Path(file).name])
+    names = [file]
+    findings = Findings(names)
+    try:
+        root = _parse(text, file)
+    except ConfigError as error:
+        raise ConfigErrors([error]) from None
+    root = _include(root, at, findings, names)
+    findings.finish()  # what follows would complain of what an unreadable file was to bring
+    findings.stand_on(root)
+    settings = Reader(root, at, findings).settings()
+    rules.validate(settings, findings)
+    findings.finish()
+    return Settings(
+        general=settings.general,
+        pools=settings.pools,
+        web=settings.web,
+        talos=settings.talos,
+        warnings=tuple(findings.warnings),
+        files=tuple(at.files),
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror or error}", file=str(path)) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError("is not UTF-8", file=str(path), line=line) from None
+
+
+def _parse(text: str, file: str) -> Node:
+    if "\0" in text:
+        raise ConfigError("holds a zero byte", file=file, line=text.count("\n", 0, text.index("\0")) + 1)
+    root = (yaml_format if file.lower().endswith(_YAML) else toml_format).parse(text, file)
+    if not isinstance(root.value, dict):
+        raise ConfigError(f"must be a table of sections, not {describe(root.value)}", file=file, line=1)
+    _check_depth(root, 0)
+    return _list_users(root)
+
+
+def _check_depth(node: Node, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ConfigError("nested too deeply", file=node.file, line=node.line)
+    match node.value:
+        case dict():
+            children = list(node.value.values())
+        case list():
+            children = node.value
+        case _:
+            return
+    for child in children:
+        _check_depth(child, depth + 1)
+
+
+def _include(root: Node, at: Surroundings, findings: Findings, names: list[str]) -> Node:
+    """The main file with the included ones merged over it, in the order of the list."""
+    include = _sections(root).get("include")
+    if include is None:
+        return root
+    for item in _included(include, findings):
+        path = at.find_file(str(item.value))
+        names.append(str(path))
+        at.files.append(path)
+        try:
+            root = merge(root, _parse_included(path, item))
+        except ConfigError as error:
+            findings.add(error)
+    return root
+
+
+def _parse_included(path: Path, item: Node) -> Node:
+    try:
+        text = _read(path)
+    except ConfigError as error:
+        message = f"{path} {error.message}"
+        raise ConfigError(message, file=item.file, line=item.line, key="include.files") from None
+    root = _parse(text, str(path))
+    nested = _sections(root).get("include")
+    if nested is not None:
+        message = "only the main file may include others"
+        raise ConfigError(message, file=nested.file, line=nested.line, key="include")
+    return root
+
+
+def _sections(root: Node) -> dict[str, Node]:
+    # _parse has seen to it that a file is a table.
+    return root.value if isinstance(root.value, dict) else {}
+
+
+def _included(include: Node, findings: Findings) -> list[Node]:
+    table = include.value
+    if not isinstance(table, dict) or set(table) != {"files"}:
+        findings.refuse(("include",), 'must be a table with the one key "files"', include)
+        return []
+    files = table["files"]
+    if not isinstance(files.value, list):
+        findings.refuse(("include", "files"), f"must be a list of paths, not {describe(files.value)}", files)
+        return []
+    wrong = [item for item in files.value if not isinstance(item.value, str) or not item.value]
+    for item in wrong:
+        findings.refuse(("include", "files"), f"must be a list of paths; {describe(item.value)} is none", item)
+    return [item for item in files.value if item not in wrong]
+
+
+def _list_users(root: Node) -> Node:
+    """The tree with every `[pools.NAME.users.0]` turned into an item of a list.
+
+    Done before merging, so that files of both shapes can be merged. Raises ConfigError.
+    """
+    sections = _sections(root)
+    pools = sections.get("pools")
+    if pools is None or not isinstance(pools.value, dict):
+        return root
+    changed = {name: _list_users_of(name, pool) for name, pool in pools.value.items()}
+    return Node(sections | {"pools": Node(changed, pools.file, pools.line)}, root.file, root.line)
+
+
+def _list_users_of(name: str, pool: Node) -> Node:
+    if not isinstance(pool.value, dict) or "users" not in pool.value:
+        return pool
+    users = pool.value["users"]
+    if not isinstance(users.value, dict):
+        return pool
+    for word, node in users.value.items():
+        if not (word.isdecimal() and word.isascii()):
+            message = f'"{word}" is not a number: users are a list, or tables with numbers for names'
+            raise ConfigError(message, file=node.file, line=node.line, key=f"pools.{name}.users")
+    items = [users.value[word] for word in sorted(users.value, key=int)]
+    return Node(pool.value | {"users": Node(items, users.file, users.line)}, pool.file, pool.line)
