@@ -1,0 +1,29 @@
+"""Costs per transaction, out of progress lines and samples."""
+
+import pytest
+
+from bench.macro.measure import steady_costs
+from bench.macro.pgbench import Progress
+from bench.macro.processes import Usage
+
+
+def test_costs_are_those_between_the_first_and_the_last_line() -> None:
+    progress = [Progress(10.0, 7.0), Progress(11.0, 1000.0), Progress(12.5, 2000.0)]
+    samples = [Usage(5.0, 5.0, 100, 10, 0, 1), Usage(5.5, 6.0, 999, 99, 0, 1), Usage(5.04, 5.08, 4100, 210, 0, 1)]
+    costs = steady_costs(progress, samples)
+    assert costs is not None
+    # 1 s at 1000 and 1.5 s at 2000 make 4000 transactions.
+    assert costs.user == pytest.approx(10.0)
+    assert costs.system == pytest.approx(20.0)
+    assert costs.cpu == pytest.approx(30.0)
+    assert costs.voluntary == 1.0
+    assert costs.involuntary == 0.05
+
+
+def test_one_line_gives_no_costs() -> None:
+    assert steady_costs([Progress(1.0, 5.0)], [Usage(0.0, 0.0, 0, 0, 0, 1)]) is None
+
+
+def test_a_standstill_gives_no_costs() -> None:
+    samples = [Usage(0.0, 0.0, 0, 0, 0, 1)] * 2
+    assert steady_costs([Progress(1.0, 5.0), Progress(2.0, 0.0)], samples) is None
