@@ -596,7 +596,7 @@ class StartupParameterRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadOutcome:
-    """What a reload did. It only exists if the new file was good: a bad one raises `ConfigError` and changes nothing."""
+    """What a reload did. It only exists if the new file was good: a bad one is a `ConfigError` and changes nothing."""
 
     changed: tuple[str, ...] = ()
     """Keys or pools that are different now."""
@@ -635,8 +635,12 @@ class Overview(Protocol):
     def memory(self) -> Sequence[MemoryRow]: ...
 
     def socket_counts(self) -> Mapping[str, int]:
-        """How many sockets of this machine's network namespace are in which state; keys as `tcp_established`,
-        `tcp6_listen`, `unix_connected`. Empty where the system does not tell. May read /proc: tens of milliseconds."""
+        """How many sockets of this process are in which state: `tcp_` and `tcp6_` with the kernel's state names
+        (`tcp_established` ... `tcp_bound_inactive`), `unix_free`, `unix_unconnected`, `unix_connecting`,
+        `unix_connected`, `unix_disconnecting`, `unix_dgram`, `unix_seq_packet`, `unknown`; what is left out is 0.
+
+        Raises `NotSupported` where the system does not tell. Reads /proc: may take tens of milliseconds.
+        """
 
     def prepared_statements(self) -> Sequence[PreparedRow]: ...
     def interner(self) -> Sequence[InternerRow]: ...
@@ -692,7 +696,7 @@ class Control(Overview, Protocol):
         """Undo `disable`. Idempotent."""
 
     def reload(self) -> Completion[ReloadOutcome]:
-        """Read the settings again and apply what changed. Ends with `ConfigError` if they are bad; then nothing changed."""
+        """Read the settings again and apply what changed. Ends with `ConfigError` if they are bad: nothing changed."""
 
     def shutdown(self, mode: ShutdownMode) -> None:
         """Begin to go down. Asking again for something faster is allowed; for something slower changes nothing."""
@@ -703,8 +707,8 @@ class Control(Overview, Protocol):
     def set_setting(self, key: str, value: str) -> None:
         """Change one setting until the next reload. Raises `SettingRefused`."""
 
-    def reset_setting(self, key: str | None) -> None:
-        """Go back to what the file says, for one key or all. Raises `SettingRefused`."""
+    def reset_setting(self, key: str) -> None:
+        """Go back to what the file says. Raises `SettingRefused`."""
 
     def set_log_level(self, filter_text: str) -> None:
         """`info`, or `info,pool=debug`, or `default`. Raises `SettingRefused`."""

@@ -57,7 +57,7 @@ def total(rows: Iterable[Traffic]) -> Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Percentiles:
-    """Durations in microseconds below which 50, 90, 95 and 99 of 100 samples of the last period lie; 0 without samples."""
+    """Microseconds within which 50, 90, 95 and 99 of 100 samples of the last period stayed; 0 without samples."""
 
     p50: int = 0
     p90: int = 0
@@ -77,3 +77,55 @@ class TrafficReport:
     queries: Percentiles = Percentiles()
     transactions: Percentiles = Percentiles()
     waits: Percentiles = Percentiles()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averages:
+    """The last period in numbers that can be read: counts and bytes per second, times in microseconds per event."""
+
+    assignments: float = 0.0
+    transactions: float = 0.0
+    queries: float = 0.0
+    bytes_received: float = 0.0
+    bytes_sent: float = 0.0
+    errors: float = 0.0
+    client_parses: float = 0.0
+    server_parses: float = 0.0
+    binds: float = 0.0
+    logins: float = 0.0
+    transaction_time: float = 0.0
+    """Per transaction."""
+    query_time: float = 0.0
+    """Per query."""
+    wait_time: float = 0.0
+    """Per assignment, those that did not wait included."""
+
+
+_PER_SECOND = (
+    "assignments",
+    "transactions",
+    "queries",
+    "bytes_received",
+    "bytes_sent",
+    "errors",
+    "client_parses",
+    "server_parses",
+    "binds",
+    "logins",
+)
+
+
+def averages(reports: Iterable[TrafficReport]) -> Averages:
+    """Averages over one or several pools. Rates add up, even of pools that are younger than the period; a mean time is
+    that of all events together and not the mean of the pools' means."""
+    measured = [report for report in reports if report.recent_seconds > 0]
+    rates = {
+        name: sum(getattr(report.recent, name) / report.recent_seconds for report in measured) for name in _PER_SECOND
+    }
+    recent = total(report.recent for report in measured)
+    return Averages(
+        **rates,
+        transaction_time=recent.transaction_time / max(1, recent.transactions),
+        query_time=recent.query_time / max(1, recent.queries),
+        wait_time=recent.wait_time / max(1, recent.assignments),
+    )
