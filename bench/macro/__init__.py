@@ -4,6 +4,7 @@
 
     options.py      the command line
     families.py     what can be measured
+    children.py     servers as child processes: as whom, where, how they end
     postgres.py     one PostgreSQL, tuned the same for all
     poolers.py      starts pgdoorman and PgBouncer; `Target` is whatever is measured
     pgbench.py      one pgbench run and what it said

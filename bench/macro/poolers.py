@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.macro.children import free_port, own_directory, spawn, stop, unprivileged
 from bench.macro.options import Address, Options, Peer
-from bench.macro.postgres import Postgres, free_port, own_directory, spawn, stop, unprivileged
+from bench.macro.postgres import Postgres
 from bench.macro.wire import offers_tls, wait_until_answers
 
 STOP_SECONDS = 15.0
