@@ -67,9 +67,10 @@ class Options:
     idle_clients: int
     ratio_pool: int
     streams: int
-    server: Address | None
+    server: Peer | None
     postgres_port: int
     patience: int
+    nice: int
     json: Path | None
 
     @property
@@ -96,6 +97,10 @@ def _families(text: str) -> tuple[Family, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
     return tuple(FAMILIES[name] for name in text.split(","))
+
+
+def _server(text: str) -> Peer:
+    return Peer.parse(f"postgres={text}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,11 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--workers", type=int, default=2, help="pgdoorman's worker_threads (default 2)")
     add("--patience", type=int, default=0, metavar="N", help="repeat a disturbed run up to N times (default 0)")
+    add("--nice", type=int, default=0, help="run everything at this niceness; below 0 only as root (default 0)")
     add("--cpus", type=int, default=2, help="CPUs for everything together, 0 for all (default 2)")
     add("--idle-clients", type=int, default=1000, help="clients of the idle-memory families (default 1000)")
     add("--ratio-pool", type=int, default=20, help="backends of the ratio family (default 20)")
     add("--streams", type=int, default=2, help="connections of the rows and copy families (default 2)")
-    add("--server", type=Address.parse, metavar="HOST:PORT", help="use this PostgreSQL (user postgres, trust)")
+    add("--server", type=_server, metavar="HOST:PORT[:PID]", help="use this PostgreSQL (user postgres, trust)")
     add("--postgres-port", type=int, default=0, help="port of the PostgreSQL that is started (default: a free one)")
     add("--json", type=Path, metavar="FILE", help="write every run to this file")
     return parser

