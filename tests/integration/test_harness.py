@@ -143,7 +143,8 @@ def test_outstanding_holds_across_pipelined_syncs() -> None:
     owed.received(Reply("E", b"SERROR\0\0"))
     assert not owed.settled
     owed.received(Reply("Z", b"I"))
-    assert owed.settled and owed.is_empty
+    assert owed.settled
+    assert owed.is_empty
 
 
 def test_toml_writer_round_trips() -> None:

@@ -1,12 +1,11 @@
 """A pgdoorman process in front of a test's PostgreSQL.
 
-    doorman = Doorman(directory, pools={"app": pool(postgres, user("alice", pool_size=1))}, general={"worker_threads": 4})
-    with doorman:
+    with Doorman(directory, pools={"app": pool(postgres, user("alice", pool_size=1))}) as doorman:
         doorman.connect("app", "alice").value("select 1")
         doorman.show("pools")            -> [{"database": "app", ...}]
 
-`PGDOORMAN_TEST_POOLER=pgbouncer` runs the same suites against Debian's pgbouncer, as far as the two can be configured
-alike: that judges the suites, not a pooler.
+Two stand-ins judge the suites themselves: `PGDOORMAN_TEST_POOLER=postgres` puts nothing in between (every comparison
+with PostgreSQL must then pass), `=pgbouncer` Debian's pgbouncer, as far as the two can be configured alike.
 """
 
 import importlib.util
@@ -76,8 +75,8 @@ def _toml_value(value: object) -> str:
 
 
 class Doorman:
-    """One pooler process. Settings given here win over the tests' defaults; `general` and `pools` may be changed between
-    `write_config` and `reload`."""
+    """One pooler process. Settings given here win over the tests' defaults; `general` and `pools` may be changed before
+    a `reload`."""
 
     host = "127.0.0.1"
 
@@ -267,10 +266,9 @@ class PgBouncer(Doorman):
             target = settings.get("server_database", name)
             size = max([entry["pool_size"] for entry in settings["users"]], default=10)
             accounts |= {(entry["username"], entry["password"]) for entry in settings["users"]}
-            lines.append(
-                f"{name} = host={settings['server_host']} port={settings['server_port']} dbname={target} pool_size={size}"
-                f" pool_mode={settings.get('pool_mode', 'transaction')}"
-            )
+            address = f"host={settings['server_host']} port={settings['server_port']} dbname={target}"
+            mode = settings.get("pool_mode", "transaction")
+            lines.append(f"{name} = {address} pool_size={size} pool_mode={mode}")
         wait = _seconds(self.general.get("query_wait_timeout", "10s"))
         secrets = self.directory / "users.txt"
         secrets.write_text("".join(f'"{name}" "{password}"\n' for name, password in sorted(accounts)))
@@ -304,6 +302,33 @@ class PgBouncer(Doorman):
         return self.connect("pgbouncer", ADMIN_USER, ADMIN_PASSWORD, patience=patience)
 
 
+class PostgresItself(Doorman):
+    """Nothing in between: clients of a pool talk to the server behind it."""
+
+    def start(self, patience: float = 30.0) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.log_file.touch()
+        self.port = int(next(iter(self.pools.values()))["server_port"])
+
+    def connect(
+        self,
+        database: str = "app",
+        user: str = "alice",
+        password: str = "",
+        parameters: Mapping[str, str] | None = None,
+        patience: float = 10.0,
+    ) -> Wire:
+        target = self.pools[database].get("server_database", database)
+        return super().connect(target, user, password, parameters, patience)
+
+    @property
+    def is_running(self) -> bool:
+        return True
+
+    def check_alive(self) -> None:
+        pass
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, int):
         return value / 1000
@@ -329,8 +354,10 @@ def table(wire: Wire, sql: str) -> list[dict[str, str | None]]:
 
 def missing() -> str:
     """Why no pooler can be started; empty if one can."""
-    if stand_in():
+    if stand_in() == "pgbouncer":
         return "" if shutil.which("pgbouncer") or Path("/usr/sbin/pgbouncer").exists() else "pgbouncer is not installed"
+    if stand_in():
+        return ""
     try:
         found = importlib.util.find_spec("pgdoorman.cli.main")
     except ModuleNotFoundError:
@@ -338,11 +365,12 @@ def missing() -> str:
     return "" if found is not None else "pgdoorman.cli.main does not exist yet"
 
 
-def stand_in() -> bool:
-    """Whether the suites run against another pooler, to judge the suites."""
-    return os.environ.get("PGDOORMAN_TEST_POOLER") == "pgbouncer"
+def stand_in() -> str:
+    """What the suites run against instead, to judge the suites: "postgres", "pgbouncer", or nothing."""
+    return os.environ.get("PGDOORMAN_TEST_POOLER", "")
 
 
 def make_doorman(directory: Path, **settings: Any) -> Doorman:
     """A Doorman, or the stand-in."""
-    return PgBouncer(directory, **settings) if stand_in() else Doorman(directory, **settings)
+    kinds: dict[str, type[Doorman]] = {"pgbouncer": PgBouncer, "postgres": PostgresItself, "": Doorman}
+    return kinds[stand_in()](directory, **settings)

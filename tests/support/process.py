@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], bool], patience: float, what: str, pause:
 
 
 class Process:
-    """A command in the background. It dies with the test run, even if that is killed, since Linux is asked to see to it."""
+    """A command in the background. It dies with the test run, even if that is killed: Linux sees to it."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A raw client of the PostgreSQL protocol, version 3, on plain blocking sockets.
 
-It trusts nobody: any message can be built (wrong ones too), any bytes can be sent, and every read has a deadline, so that
-a peer that stays silent ends in `Silence` (which tells what had come until then) and never in a test that hangs.
+It trusts nobody: any message can be built (wrong ones too), any bytes can be sent, and every read has a deadline, so
+that a peer that stays silent ends in `Silence` (which tells what had come until then) and never in a test that hangs.
 
     wire = Wire.connect("127.0.0.1", 6432, user="alice", database="shop")
     wire.ask(parse("s", "select $1::int"), bind("", "s", ["7"]), execute(), sync())   -> list[Reply]
@@ -41,7 +41,7 @@ Parameter = str | bytes | None
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One frontend message: its type letter ("" for the untyped first ones), its bytes, and how to write it in a report."""
+    """One frontend message: its type letter ("" for the untyped first ones), its bytes, and how a report writes it."""
 
     kind: str
     data: bytes
@@ -93,10 +93,14 @@ def bind(
     body += struct.pack(f"!H{len(parameter_formats)}H", len(parameter_formats), *parameter_formats)
     body += struct.pack("!H", len(parameters)) + b"".join(map(_counted, parameters))
     body += struct.pack(f"!H{len(result_formats)}H", len(result_formats), *result_formats)
-    extra = f", {_short(repr(list(parameters)))}" if parameters else ""
+    extra = f", {_values(parameters)}" if parameters else ""
     extra += f", parameter_formats={list(parameter_formats)}" if parameter_formats else ""
     extra += f", result_formats={list(result_formats)}" if result_formats else ""
     return Request("B", frame("B", body), f"bind({portal!r}, {statement!r}{extra})")
+
+
+def _values(values: Sequence[Parameter]) -> str:
+    return f"[{', '.join('None' if value is None else _short(value) for value in values)}]"
 
 
 def _counted(value: Parameter) -> bytes:
@@ -146,7 +150,7 @@ def function_call(oid: int, arguments: Sequence[Parameter] = (), *, binary: bool
         + b"".join(map(_counted, arguments))
         + struct.pack("!H", code)
     )
-    return Request("F", frame("F", body), f"function_call({oid}, {_short(repr(list(arguments)))}, binary={binary})")
+    return Request("F", frame("F", body), f"function_call({oid}, {_values(arguments)}, binary={binary})")
 
 
 def copy_data(data: str | bytes) -> Request:
@@ -313,10 +317,10 @@ def _row_description(body: bytes) -> Iterable[str]:
 class Outstanding:
     """What a server has been asked and has not yet answered, after PostgreSQL's own rules.
 
-    Feed it with `sent` and `received`; `settled` says whether anything is still to come that is sure to come: answers of
-    the extended protocol are owed only up to the last Flush, Sync, Query or FunctionCall, since the server may keep the
-    others in its buffer. A Sync or Flush between CopyData messages is outside of its knowledge (which of them the server
-    swallows depends on the data); right behind the Execute or behind CopyDone they are within.
+    Feed it with `sent` and `received`; `settled` says whether anything is still to come that is sure to come: answers
+    of the extended protocol are owed only up to the last Flush, Sync, Query or FunctionCall, since the server may keep
+    the others in its buffer. A Sync or Flush between CopyData messages is outside of its knowledge (which of them the
+    server swallows depends on the data); right behind the Execute or behind CopyDone they are within.
     """
 
     _ONE_ANSWER: Final = "PBDEC"
@@ -765,8 +769,8 @@ class ScramClient:
 
 
 class Normaliser:
-    """Takes out of replies only what must differ between two servers that behave alike: the process id of a notification
-    and object ids made by users (16384 and up), which become #1, #2, ... in the order in which they are first seen."""
+    """Takes out of replies only what must differ between two servers that behave alike: the process id of a
+    notification, and object ids made by users (16384 and up), which become #1, #2, ... as they are first seen."""
 
     _FIRST_USER_OID: Final = 16384
 

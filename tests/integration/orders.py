@@ -1,0 +1,1423 @@
+"""Fixed message orders: each rule of the exchange, and each order that has broken a pooler before.
+
+A case is a scenario (see tests.support.scenario) played with PostgreSQL directly and through the pooler. Schemas c0, c1,
+c2 belong to clients 0, 1, 2; `numbers` holds 1 to 20 (tests.support.oracle has the tables).
+"""
+
+from dataclasses import dataclass
+
+from tests.support.scenario import Step, Turn
+from tests.support.wire import (
+    Request,
+    bind,
+    close_portal,
+    close_statement,
+    copy_data,
+    copy_done,
+    copy_fail,
+    describe_portal,
+    describe_statement,
+    execute,
+    flush,
+    function_call,
+    parse,
+    query,
+    sync,
+    terminate,
+)
+
+P, B, E, S, H, Q = parse, bind, execute, sync, flush, query
+ADD = "select $1::int + $2::int"
+ROWS = "select n from numbers order by n"
+FEW = "select n from numbers where n < 4 order by n"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One case. `pins` says that it holds state that cannot move, so that every client needs a backend of its own."""
+
+    name: str
+    turns: tuple[Turn, ...]
+    clients: int = 1
+    pins: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def one(name: str, *steps: Step) -> Order:
+    """One client, one turn."""
+    return Order(name, (Turn(0, steps),))
+
+
+def several(name: str, *turns: Turn, pins: bool = False) -> Order:
+    return Order(name, turns, max(turn.client for turn in turns) + 1, pins)
+
+
+def t(client: int, *steps: Step, early: bool = False) -> Turn:
+    return Turn(client, steps, early)
+
+
+def run(name: str, *values: str, portal: str = "") -> Step:
+    """Bind, Describe, Execute of a statement."""
+    return (B(portal, name, values), describe_portal(portal), E(portal))
+
+
+def shot(name: str, sql: str, *values: str) -> Step:
+    """Parse, Describe, Bind, Execute."""
+    return (P(name, sql), describe_statement(name), *run(name, *values))
+
+
+WARM = (*shot("warm", ADD, "1", "2"), *shot("few", FEW), S())
+
+PREPARED = (
+    one(
+        "a named statement over several syncs",
+        (*shot("a", ADD, "1", "2"), S()),
+        (*run("a", "3", "4"), S()),
+        (*run("a", "5", "6"), S()),
+    ),
+    several(
+        "one text under two clients' names",
+        t(0, (*shot("a", ADD, "1", "2"), S())),
+        t(1, (*shot("b", ADD, "3", "4"), S())),
+        t(0, (*run("a", "5", "6"), S())),
+    ),
+    several(
+        "one name for two clients' texts",
+        t(0, (P("a", ADD), S())),
+        t(1, (P("a", FEW), S())),
+        t(0, (*run("a", "5", "6"), S())),
+        t(1, (*run("a"), S())),
+    ),
+    one(
+        "ParseComplete of a known text stands behind earlier rows",
+        WARM,
+        (*run("few"), P("x", FEW), *run("x"), P("y", ADD), *run("y", "1", "1"), S()),
+    ),
+    one(
+        "several known texts parsed in one batch",
+        WARM,
+        (P("x", FEW), P("y", ADD), P("z", FEW), describe_statement("y"), S()),
+    ),
+    one("a known text parsed behind a Flush", WARM, (*run("few"), H()), (P("x", FEW), H()), (*run("x"), H()), (S(),)),
+    one(
+        "a known text parsed in a batch that failed before",
+        WARM,
+        (P("bad", "selec"), P("x", FEW), *run("x"), S()),
+        (*run("x"), S()),
+    ),
+    one(
+        "a known text whose batch fails behind it",
+        WARM,
+        (P("x", FEW), B("", "missing"), *run("x"), S()),
+        (*run("x"), S()),
+    ),
+    one(
+        "a known text parsed in a failed transaction",
+        WARM,
+        (Q("begin"), Q("select 1/0")),
+        (P("x", FEW), S()),
+        (P("", FEW), S()),
+        (Q("rollback"), *run("x"), S()),
+    ),
+    one(
+        "a known text parsed where a pipelined block may have failed",
+        WARM,
+        (Q("begin"),),
+        (*shot("", "select 1/0"), S(), P("x", FEW), S(), Q("rollback")),
+    ),
+    one("a live name parsed again", (P("a", ADD), S()), (P("a", FEW), S()), (*run("a", "1", "2"), S())),
+    one(
+        "a live name parsed again with the same text",
+        (P("a", ADD), S()),
+        (P("a", ADD), *run("a", "1", "2"), S()),
+        (*run("a", "1", "2"), S()),
+    ),
+    one(
+        "a live name parsed again with a bad text",
+        (P("a", ADD), S()),
+        (P("a", "selec"), S()),
+        (*run("a", "1", "2"), S()),
+    ),
+    one(
+        "a live name parsed again in a failed transaction",
+        (P("a", ADD), S()),
+        (Q("begin"), Q("select 1/0"), P("a", ADD), S()),
+        (Q("rollback"), *run("a", "1", "2"), S()),
+    ),
+    one("a live name parsed twice in one batch", (P("a", ADD), P("a", ADD), S()), (*run("a", "1", "2"), S())),
+    one(
+        "close, then parse the same name",
+        (P("a", ADD), S()),
+        (close_statement("a"), P("a", FEW), *run("a"), S()),
+        (*run("a"), S()),
+    ),
+    one(
+        "parse, close, parse, run in one batch",
+        (P("a", ADD), close_statement("a"), P("a", FEW), *run("a"), close_statement("a"), P("a", ADD), S()),
+        (*run("a", "1", "1"), S()),
+    ),
+    one(
+        "parse and close mixed over known texts",
+        WARM,
+        (
+            P("x", FEW),
+            close_statement("x"),
+            P("x", ADD),
+            close_statement("warm"),
+            P("warm", FEW),
+            *run("warm"),
+            *run("x", "2", "2"),
+            S(),
+        ),
+    ),
+    one(
+        "close of unknown names",
+        (close_statement("none"), close_portal("none"), close_statement(""), close_portal(""), S()),
+    ),
+    one(
+        "a closed name is gone",
+        (P("a", ADD), S()),
+        (close_statement("a"), S()),
+        (*run("a", "1", "2"), S()),
+        (describe_statement("a"), S()),
+    ),
+    one(
+        "a close that an error skipped has closed nothing",
+        (P("a", ADD), S()),
+        (P("", "selec"), close_statement("a"), S()),
+        (*run("a", "1", "2"), S()),
+    ),
+    one(
+        "a parse that an error skipped has made nothing",
+        (B("", "none"), P("a", ADD), S()),
+        (*run("a", "1", "2"), S()),
+        (P("a", FEW), *run("a"), S()),
+    ),
+    one(
+        "a skipped parse leaves the old text",
+        (P("a", ADD), S()),
+        (B("", "none"), close_statement("a"), P("a", FEW), S()),
+        (*run("a", "1", "2"), S()),
+    ),
+    one("a failed parse leaves no name", (P("a", "selec"), S()), (*run("a"), S()), (P("a", FEW), *run("a"), S())),
+    one(
+        "a failed parse after a close leaves no name",
+        (P("a", ADD), S()),
+        (close_statement("a"), P("a", "selec"), S()),
+        (*run("a"), S()),
+    ),
+    one(
+        "the same failing text twice",
+        (P("a", "select * from missing"), S()),
+        (P("a", "select * from missing"), S()),
+        (P("b", "select * from missing"), S()),
+    ),
+    one(
+        "a text that begins to work",
+        (P("a", "select * from c0.x"), S()),
+        (Q("create table c0.x (i int)"),),
+        (*shot("a", "select * from c0.x"), S()),
+    ),
+    one("bind of an unknown name", (B("", "none"), describe_portal(), E(), S()), (Q("select 1"),)),
+    one(
+        "bind of an unknown name inside a transaction", (Q("begin"), B("", "none"), S()), (Q("select 1"), Q("rollback"))
+    ),
+    one(
+        "describe of unknown names",
+        (describe_statement("none"), S()),
+        (describe_portal("none"), S()),
+        (describe_statement(""), S()),
+        (E("none"), S()),
+    ),
+    one(
+        "an unnamed statement that does not exist",
+        (B(), S()),
+        (describe_statement(), S()),
+        (Q("begin"), B(), S(), Q("rollback")),
+    ),
+    one(
+        "an unnamed statement over several syncs",
+        (P("", ADD), S()),
+        (*run("", "1", "2"), S()),
+        (*run("", "3", "4"), S()),
+        (describe_statement(), S()),
+    ),
+    several(
+        "an unnamed statement with others in between",
+        t(0, (P("", ADD), S())),
+        t(1, (P("", FEW), S())),
+        t(0, (*run("", "1", "2"), S())),
+        t(1, (*run(""), S())),
+        t(2, (*run(""), S())),
+    ),
+    one("a simple query drops the unnamed statement", (P("", ADD), S()), (Q("select 1"),), (*run("", "1", "2"), S())),
+    one("a failing simple query drops it too", (P("", ADD), S()), (Q("selec"),), (*run("", "1", "2"), S())),
+    one("an empty simple query drops it too", (P("", ADD), S()), (Q(""),), (*run("", "1", "2"), S())),
+    one(
+        "a skipped simple query does not drop it",
+        (P("", ADD), S()),
+        (B("", "none"), Q("select 1"), S()),
+        (*run("", "1", "2"), S()),
+    ),
+    one(
+        "a failing parse drops the unnamed statement",
+        (P("", ADD), S()),
+        (P("", "selec"), S()),
+        (*run("", "1", "2"), S()),
+    ),
+    one("close of the unnamed statement", (P("", ADD), close_statement(), S()), (*run("", "1", "2"), S())),
+    one(
+        "function call leaves the unnamed statement",
+        (P("", ADD), S()),
+        (function_call(177, ["1", "2"], binary=False),),
+        (*run("", "1", "2"), S()),
+    ),
+    one(
+        "a name with one Sync outstanding",
+        (P("", "selec"), P("a", ADD), S(), *run("a", "1", "2"), S()),
+        (*run("a", "1", "2"), S()),
+    ),
+    one(
+        "a name with one Sync outstanding that holds",
+        (P("a", ADD), S(), *run("a", "1", "2"), S(), *run("a", "3", "4"), S()),
+    ),
+    one(
+        "an old name, parsed anew behind an error, pipelined",
+        (P("a", ADD), S()),
+        (P("", "selec"), close_statement("a"), P("a", FEW), S(), *run("a", "1", "2"), S()),
+    ),
+    one(
+        "an old name closed and made anew, pipelined",
+        (P("a", ADD), S()),
+        (close_statement("a"), S(), P("a", FEW), S(), *run("a"), S(), close_statement("a"), S(), *run("a"), S()),
+    ),
+    one(
+        "more statements than any cache holds",
+        *((P(f"s{i}", f"select {i} + $1::int"), *run(f"s{i}", "1"), S()) for i in range(6)),
+        *((*run(f"s{i}", "2"), S()) for i in range(6)),
+    ),
+    one(
+        "more statements than any cache holds, in one batch",
+        (*tuple(r for i in range(8) for r in (P(f"s{i}", f"select {i} + $1::int"), *run(f"s{i}", "1"))), S()),
+        (*tuple(r for i in range(8) for r in run(f"s{i}", "2")), S()),
+    ),
+    one(
+        "the same with Flush",
+        *((P(f"s{i}", f"select {i} + $1::int"), *run(f"s{i}", "1"), H()) for i in range(5)),
+        (S(),),
+        *((*run(f"s{i}", "2"), H()) for i in range(5)),
+    ),
+    one(
+        "an open portal outlives its statement's eviction",
+        (Q("begin"), P("s", ROWS), B("p", "s"), E("p", 2), H()),
+        (*shot("a", "select 1"), *shot("b", "select 2"), *shot("c", "select 3"), H()),
+        (E("p", 2), H()),
+        (*run("s", portal="q"), E("p"), S()),
+        (Q("commit"),),
+    ),
+    one(
+        "a cursor outlives closing its statement",
+        (Q("begin"), P("s", ROWS), B("p", "s"), close_statement("s"), E("p", 3), S()),
+        (E("p", 3), S(), Q("commit")),
+    ),
+    one("many unnamed texts", *((*shot("", f"select {i}"), S()) for i in range(6)), (*run(""), S())),
+    one(
+        "two texts with the same hash elsewhere",
+        (*shot("a", "SELECT 1 /* force_close_72_1104700233803323 */"), S()),
+        (*shot("b", "SELECT 1 /* force_close_246_1106019706635764 */"), S()),
+        (*run("a"), *run("b"), S()),
+    ),
+    one(
+        "one text with different parameter types",
+        (P("a", "select $1", [23]), describe_statement("a"), S()),
+        (P("b", "select $1", [25]), describe_statement("b"), S()),
+        (P("c", "select $1"), describe_statement("c"), S()),
+        (*run("a", "1"), *run("b", "1"), *run("c", "1"), S()),
+    ),
+    several(
+        "one text, two search paths",
+        t(0, (Q("set search_path = c0"), *shot("a", "select * from t order by id"), S())),
+        t(
+            1,
+            (
+                Q("set search_path = c1"),
+                Q("insert into t (name) values ('mine')"),
+                *shot("a", "select * from t order by id"),
+                S(),
+            ),
+        ),
+        t(0, (*run("a"), S())),
+        t(1, (*run("a"), S())),
+    ),
+    one(
+        "wrong numbers and kinds of parameters",
+        (P("a", ADD), S()),
+        (B("", "a", ["1"]), S()),
+        (B("", "a", ["1", "2", "3"]), S()),
+        (B("", "a", ["x", "2"]), S()),
+        (B("", "a", ["1", "2"], parameter_formats=[1]), S()),
+        (*run("a", "1", "2"), S()),
+    ),
+    one(
+        "binary parameters and results",
+        (
+            P("", ADD),
+            B("", "", [b"\0\0\0\1", b"\0\0\0\2"], parameter_formats=[1], result_formats=[1]),
+            describe_portal(),
+            E(),
+            S(),
+        ),
+    ),
+    one("several statements in one Parse", (P("", "select 1; select 2"), S()), (P("a", "select 1; select 2"), S())),
+    one(
+        "empty texts in Parse",
+        (*shot("", ""), S()),
+        (*shot("e", "-- nothing"), S()),
+        (*shot("f", ";"), S()),
+        (*run("e"), S()),
+    ),
+    one(
+        "a long name and a long text",
+        (P("n" * 5000, "select 1 /*" + "x" * 100_000 + "*/"), S()),
+        (*run("n" * 5000), S()),
+        (close_statement("n" * 5000), S()),
+    ),
+    one(
+        "names with odd characters",
+        *(
+            (*shot(name, FEW), *run(name), close_statement(name), S())
+            for name in ('a"b', "A B", "ä€", "a'b", "%s", "$1")
+        ),
+    ),
+    one(
+        "deallocate all forgets names",
+        (P("a", ADD), P("b", FEW), S()),
+        (Q("deallocate all"),),
+        (*run("a", "1", "2"), S()),
+        (P("a", FEW), *run("a"), S()),
+    ),
+    one(
+        "deallocate all in a batch", (P("a", ADD), S()), (*shot("", "deallocate all"), S()), (*run("a", "1", "2"), S())
+    ),
+    one(
+        "discard all forgets names",
+        (P("a", ADD), S()),
+        (Q("discard all"),),
+        (*run("a", "1", "2"), S()),
+        (P("a", FEW), *run("a"), S()),
+    ),
+    several(
+        "discard all of one client leaves another's names",
+        t(0, (P("a", ADD), S())),
+        t(1, (P("a", FEW), S()), (Q("discard all"),), (*run("a"), S())),
+        t(0, (*run("a", "1", "2"), S())),
+    ),
+    several(
+        "deallocate all of one client leaves another's names",
+        t(0, (P("a", ADD), S())),
+        t(1, (P("b", ADD), S()), (Q("deallocate all"),)),
+        t(0, (*run("a", "1", "2"), S())),
+        t(1, (*run("b", "1", "2"), S())),
+    ),
+    one(
+        "deallocate of a protocol-level name",
+        (P("a", ADD), S()),
+        (Q("deallocate a"),),
+        (*run("a", "1", "2"), S()),
+        (Q("deallocate a"),),
+    ),
+    one(
+        "execute of a protocol-level name",
+        (P("a", ADD), S()),
+        (Q("execute a (1, 2)"),),
+        (Q("execute a (1)"),),
+        (Q("execute none"),),
+    ),
+)
+
+PIPELINES = (
+    several(
+        "batches that end with Flush, others waiting",
+        t(0, (P("", "select 'zero', $1::int"), describe_statement(), H()), (*run("", "1"), H()), (S(),)),
+        t(1, (P("", "select 'one', $1::int"), describe_statement(), H()), (*run("", "2"), H()), (S(),), early=True),
+        t(0, (P("", "select 'zero again'"), describe_statement(), H()), (*run(""), H()), (S(),), early=True),
+    ),
+    one("several Syncs", (S(), S(), S())),
+    one("several Flushes", (H(), H(), *shot("", ADD, "1", "2"), H(), H(), S(), H()), (H(), S())),
+    one("a Sync after every message", (P("a", FEW), S(), B("p", "a"), S(), E("p"), S(), close_portal("p"), S())),
+    one(
+        "a Sync after every message in a transaction",
+        (Q("begin"), P("a", FEW), S(), B("p", "a"), S(), E("p", 2), S(), E("p"), S(), Q("commit")),
+    ),
+    one("a batch without its Sync, then a simple query", (*shot("", ADD, "1", "2"), Q("select 3")), (S(),)),
+    one(
+        "a failed batch without its Sync, then simple queries",
+        (P("", "selec"), Q("select 1"), Q("select 2"), S(), Q("select 3")),
+    ),
+    one(
+        "five batches pipelined, the third fails",
+        tuple(r for i in range(5) for r in (*shot("", f"select 6 / {2 - i}"), S())),
+    ),
+    one(
+        "an error in each place of a batch",
+        *(
+            (*before, *shot("", "select 1/0"), *after, S())
+            for before, after in (
+                ((), run("", "1")),
+                (shot("", ADD, "1", "2"), ()),
+                (shot("", FEW), shot("", ADD, "1", "2")),
+            )
+        ),
+    ),
+    one(
+        "rows before the error",
+        (*shot("", "select 1 / (n - 4) from numbers order by n"), *shot("", FEW), S()),
+        (Q("select 1 / (n - 4) from numbers order by n"),),
+    ),
+    one(
+        "an error rolls an implicit transaction back up to its Sync",
+        (*shot("", "insert into c0.t (name) values ('gone')"), *shot("", "select 1/0"), S()),
+        (*shot("", "insert into c0.t (name) values ('kept')"), S(), *shot("", "select 1/0"), S()),
+        (Q("select name from c0.t order by id"),),
+    ),
+    one(
+        "an error at Sync",
+        (*shot("", "insert into c0.u values (1)"), S()),
+        (*shot("", "insert into c0.u values (1)"), S(), *shot("", FEW), S()),
+    ),
+    one(
+        "an error at commit",
+        (Q("begin"), Q("insert into c0.u values (1)"), Q("commit")),
+        (Q("begin"), Q("insert into c0.u values (2)")),
+        (*shot("", "commit"), S()),
+        (Q("select 1"),),
+    ),
+    one(
+        "row limits over Flush",
+        (Q("begin"), P("", ROWS), B("p"), E("p", 3), H()),
+        (E("p", 4), H()),
+        (E("p", 1), E("p", 2), H()),
+        (E("p"), E("p"), S()),
+        (Q("commit"),),
+    ),
+    one(
+        "row limits over Sync inside a transaction",
+        (Q("begin"), P("s", ROWS), B("p", "s"), E("p", 3), S()),
+        (E("p", 4), S()),
+        (E("p"), S(), E("p"), S()),
+        (Q("commit"),),
+    ),
+    one(
+        "a portal ends with its transaction",
+        (P("s", ROWS), B("p", "s"), E("p", 3), S()),
+        (E("p", 3), S()),
+        (describe_portal("p"), S()),
+    ),
+    one(
+        "a portal made twice",
+        (Q("begin"), P("s", FEW), B("p", "s"), B("p", "s"), S()),
+        (Q("rollback"), B("", "s"), B("", "s"), E(), S()),
+    ),
+    one(
+        "two portals in turns",
+        (Q("begin"), P("s", ROWS), B("p", "s"), B("q", "s"), E("p", 2), E("q", 3), E("p", 2), H()),
+        (close_portal("p"), E("q", 1), E("p", 1), S()),
+        (Q("rollback"),),
+    ),
+    one("a row limit that is exactly met", (P("", FEW), B("p"), E("p", 3), E("p", 3), S())),
+    one("execute twice", (P("", "insert into c0.t (name) values ('x') returning id"), B(), E(), E(), S())),
+    one(
+        "row limit on a writing statement",
+        (
+            P("", "insert into c0.t (name) select 'x' from numbers returning id"),
+            B("p"),
+            E("p", 2),
+            E("p", 2),
+            E("p"),
+            S(),
+        ),
+    ),
+    one(
+        "describe before, after and without execute",
+        (P("", FEW), describe_statement(), B(), describe_portal(), E(), describe_portal(), S()),
+        (P("", "insert into c0.t (name) values ('x')"), describe_statement(), B(), describe_portal(), S()),
+    ),
+    one(
+        "three hundred pieces in one batch",
+        (*tuple(r for i in range(300) for r in (P("", ADD), B("", "", [str(i), "1"]), E())), S()),
+    ),
+    one(
+        "three hundred batches pipelined",
+        (P("s", ADD), *(r for i in range(300) for r in (B("", "s", [str(i), "1"]), E(), S()))),
+    ),
+    one("simple queries pipelined", tuple(Q(f"select {i}; select {i} / {i - 3}") for i in range(6))),
+    one(
+        "simple and extended in turns",
+        tuple(r for i in range(4) for r in (Q(f"select {i}"), *shot("", ADD, str(i), "1"), S())),
+    ),
+    one("empty queries", (Q(""), Q(";"), Q(";;"), Q(" "), Q("--"), Q("; select 1 ;;")), (*shot("", ""), S())),
+    one(
+        "several statements, one fails",
+        (Q("insert into c0.t (name) values ('a'); select 1/0; select 2"),),
+        (Q("begin; insert into c0.t (name) values ('b'); commit; select 1/0"),),
+        (Q("select name from c0.t order by id"),),
+    ),
+    one(
+        "function calls",
+        (function_call(177, [b"\0\0\0\4", b"\0\0\0\5"]), function_call(177, ["4", "5"], binary=False)),
+        (function_call(154, [b"\0\0\0\4", b"\0\0\0\0"]),),
+        (function_call(4_000_000, []), function_call(177, ["4"], binary=False)),
+        (
+            Q("begin"),
+            function_call(154, ["1", "0"], binary=False),
+            function_call(177, ["1", "0"], binary=False),
+            Q("rollback"),
+        ),
+    ),
+    one(
+        "function calls among extended messages",
+        (*shot("", ADD, "1", "2"), function_call(177, ["4", "5"], binary=False), *run("", "3", "4"), S()),
+        (B("", "none"), function_call(177, ["4", "5"], binary=False), S()),
+    ),
+    one(
+        "a large object by fastpath",
+        (
+            Q("begin"),
+            function_call(764, ["12345678"], binary=False),
+            function_call(952, ["12345678", "393216"], binary=False),
+            function_call(955, ["0", b"some bytes"], binary=False),
+            function_call(956, ["0", "0", "0"], binary=False),
+            function_call(954, ["0", "100"], binary=False),
+            function_call(953, ["0"], binary=False),
+            Q("rollback"),
+        ),
+    ),
+    one(
+        "large values both ways",
+        (P("", "select $1::text, length($1)"), *run("", "v" * 2_000_000), S()),
+        (Q("select repeat('w', 3000000)"),),
+        (Q("select '" + "z" * 1_500_000 + "'"),),
+    ),
+    one(
+        "values around buffer sizes",
+        tuple(
+            r
+            for size in (4080, 8180, 8192, 16370, 16384, 32760, 65500, 65536, 131072)
+            for delta in (-1, 0, 1)
+            for r in (P("", "select $1::text"), *run("", "x" * (size + delta)), S())
+        ),
+    ),
+    one(
+        "rows around buffer sizes",
+        tuple(
+            Q(f"select repeat('y', {size + delta}), 'end'")
+            for size in (8150, 8192, 65490, 65536, 262144)
+            for delta in (-2, -1, 0, 1, 2)
+        ),
+    ),
+    one(
+        "many notices",
+        (Q("do $$ begin for i in 1..500 loop raise notice 'notice %', i; end loop; end $$"),),
+        (*shot("", "do $$ begin raise warning 'one'; end $$"), S()),
+    ),
+    one("many rows, then an error", (Q("select 1 / (30000 - n) from generate_series(1, 30001) n"),), (Q("select 1"),)),
+)
+
+DATA = tuple(copy_data(f"{i}\tcopied {i}\n") for i in range(10, 60))
+TWICE = (copy_data("1\ttwice\n"), *DATA)
+
+
+def copy_in(*behind: Request, sql: str = "copy c0.t from stdin") -> Step:
+    """COPY FROM in the extended protocol, with what follows its Execute."""
+    return (P("", sql), B(), E(), *behind)
+
+
+COPY = (
+    one("copy in", (Q("copy c0.t from stdin"),), (*DATA, copy_done()), (Q("select count(*), max(name) from c0.t"),)),
+    one("copy in, all sent at once", (Q("copy c0.t from stdin"), *DATA, copy_done(), Q("select count(*) from c0.t"))),
+    one("copy in, given up", (Q("copy c0.t from stdin"), *DATA, copy_fail("no more"), Q("select count(*) from c0.t"))),
+    one(
+        "copy in fails at the first row while data still comes",
+        (Q("copy c0.t from stdin"), *TWICE, copy_done(), Q("select count(*) from c0.t")),
+    ),
+    one(
+        "copy in fails, the rest comes later",
+        (Q("copy c0.t from stdin"),),
+        (*TWICE, copy_done()),
+        (*DATA, copy_done()),
+        (copy_fail(), Q("select count(*) from c0.t")),
+    ),
+    several(
+        "copy in fails, the rest comes when another has the backend",
+        t(0, (Q("copy c0.t from stdin"),), (*TWICE, copy_done())),
+        t(1, (Q("begin"), Q("select 1"), Q("commit")), early=True),
+        t(0, (*DATA, copy_done(), Q("select 2"))),
+    ),
+    one("copy in fails, CopyFail follows", (Q("copy c0.t from stdin"), *TWICE, copy_fail(), Q("select 1"))),
+    one(
+        "copy in of bad lines",
+        (Q("copy c0.t from stdin"), copy_data("not a number\tx\n"), copy_done()),
+        (Q("copy c0.t from stdin"), copy_data("77\n"), copy_done()),
+        (Q("copy c0.t from stdin"), copy_data("unfinished"), copy_done()),
+    ),
+    one("copy in refused", (Q("copy missing from stdin"), *DATA, copy_done(), Q("select 1"))),
+    one(
+        "copy in inside a transaction",
+        (
+            Q("begin"),
+            Q("copy c0.t from stdin"),
+            *DATA,
+            copy_done(),
+            Q("select count(*) from c0.t"),
+            Q("rollback"),
+            Q("select count(*) from c0.t"),
+        ),
+    ),
+    one(
+        "copy in fails inside a transaction",
+        (Q("begin"), Q("copy c0.t from stdin"), *TWICE, copy_done(), Q("select 1"), Q("rollback")),
+    ),
+    one(
+        "copy in among several statements",
+        (
+            Q("select 1; copy c0.t from stdin; select 2; copy c0.u from stdin; select 3"),
+            *DATA,
+            copy_done(),
+            copy_data("90\n"),
+            copy_done(),
+            Q("select count(*) from c0.u"),
+        ),
+    ),
+    one(
+        "copy in of nothing",
+        (Q("copy c0.t from stdin"), copy_done(), Q("copy c0.t from stdin"), copy_data(""), copy_data(""), copy_done()),
+    ),
+    one(
+        "copy in cut anywhere",
+        (
+            Q("copy c0.t from stdin"),
+            *(copy_data(piece) for piece in ("10", "\tte", "n\n1", "1\televen", "\n")),
+            copy_done(),
+            Q("select name from c0.t order by id"),
+        ),
+    ),
+    one("extended copy in", (*copy_in(H()),), (*DATA, copy_done(), S()), (Q("select count(*) from c0.t"),)),
+    one(
+        "extended copy in, Sync before the data",
+        (*copy_in(S()),),
+        (*DATA, copy_done(), S()),
+        (Q("select count(*) from c0.t"),),
+    ),
+    one(
+        "extended copy in, several Syncs before the data",
+        (*copy_in(S(), S(), H(), S()),),
+        (*DATA, copy_done(), S()),
+        (Q("select count(*) from c0.t"),),
+    ),
+    one("extended copy in, all sent at once", (*copy_in(*DATA, copy_done(), S()), Q("select count(*) from c0.t"))),
+    one(
+        "extended copy in, all at once with a Sync before the data",
+        (*copy_in(S(), *DATA, copy_done(), S()), Q("select count(*) from c0.t")),
+    ),
+    one(
+        "extended copy in, Sync and Flush among the data",
+        (*copy_in(H()),),
+        (*DATA[:5], S()),
+        (*DATA[5:9], H()),
+        (copy_done(), S()),
+        (Q("select count(*) from c0.t"),),
+    ),
+    one(
+        "extended copy in, given up",
+        (*copy_in(S()),),
+        (*DATA, copy_fail("no more"), S()),
+        (Q("select count(*) from c0.t"),),
+    ),
+    one(
+        "extended copy in, given up, more messages behind",
+        (*copy_in(H()),),
+        (copy_fail("no more"), *shot("", FEW), S()),
+        (Q("select 1"),),
+    ),
+    one(
+        "extended copy in fails at the first row",
+        (*copy_in(S()),),
+        (*TWICE, copy_done(), S()),
+        (Q("select count(*) from c0.t"),),
+    ),
+    one(
+        "extended copy in refused, data ignored",
+        (*copy_in(S(), *DATA, copy_done(), S(), sql="copy missing from stdin"), Q("select 1")),
+    ),
+    one(
+        "extended copy in behind an error is skipped",
+        (P("", "selec"), *copy_in(*DATA, copy_done(), S()), Q("select count(*) from c0.t")),
+    ),
+    one("extended copy in with more behind", (*copy_in(*DATA, copy_done()), *shot("", FEW), S())),
+    one(
+        "extended copy in inside a transaction",
+        (Q("begin"), *copy_in(*DATA, copy_done(), S()), Q("select count(*) from c0.t"), Q("rollback")),
+    ),
+    one(
+        "extended copy in from a named statement, twice",
+        (
+            P("c", "copy c0.u from stdin"),
+            B("", "c"),
+            E(),
+            copy_data("91\n"),
+            copy_done(),
+            S(),
+            B("", "c"),
+            E(),
+            copy_data("92\n"),
+            copy_done(),
+            S(),
+            Q("select count(*) from c0.u"),
+        ),
+    ),
+    one(
+        "stray copy messages",
+        (copy_data("x"), copy_done(), copy_fail(), Q("select 1"), copy_data("x"), Q("select 2")),
+        (*shot("", FEW), copy_data("x"), copy_done(), S()),
+    ),
+    one(
+        "copy out",
+        (Q("copy (select n, n * 2 from numbers order by n) to stdout"),),
+        (Q("select 1; copy c0.t to stdout; select 2"),),
+    ),
+    one("copy out of much", (Q("copy (select n, repeat('r', 500) from generate_series(1, 4000) n) to stdout"),)),
+    one(
+        "copy out fails half-way",
+        (Q("copy (select 1 / (n - 900) from generate_series(1, 1000) n) to stdout"), Q("select 1")),
+    ),
+    one(
+        "extended copy out",
+        (*shot("", "copy c0.t to stdout"), S()),
+        (P("", "copy c0.t to stdout"), B(), E("", 1), E(), S()),
+        (*shot("", "copy c0.t to stdout"), *shot("", FEW), S()),
+    ),
+    one(
+        "binary copy out and in",
+        (
+            Q("copy c0.t to stdout with (format binary)"),
+            Q("copy c0.t from stdin with (format binary)"),
+            copy_data(b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\xff\xff"),
+            copy_done(),
+        ),
+    ),
+    several(
+        "terminate behind a copy that failed",
+        t(0, (Q("copy c0.t from stdin"),), (*TWICE, copy_done(), terminate())),
+        t(1, (Q("select 1"),), (*shot("", FEW), S())),
+    ),
+    several(
+        "terminate inside a copy",
+        t(0, (Q("copy c0.t from stdin"),), (*DATA, terminate())),
+        t(1, (Q("select 1"),), (*shot("", FEW), S())),
+    ),
+    several(
+        "terminate behind an unfinished batch",
+        t(0, (*shot("", ADD, "1", "2"), terminate())),
+        t(1, (Q("select 1"), *shot("", FEW), S())),
+    ),
+    several(
+        "terminate inside a transaction",
+        t(0, (Q("begin"), Q("insert into c0.t (name) values ('lost')"), terminate())),
+        t(1, (Q("select 1"), Q("select count(*) from c0.t"))),
+    ),
+)
+
+TRANSACTIONS = (
+    one("begin, commit", (Q("begin"),), (Q("commit"),), (Q("begin"), Q("rollback")), (Q("BEGIN;"), Q("END;"))),
+    one(
+        "begin with nothing in it, many spellings",
+        *(
+            (Q(sql), Q("commit"))
+            for sql in (
+                "begin",
+                "BEGIN",
+                "begin;",
+                "Begin Work",
+                "begin transaction",
+                "start transaction",
+                " begin ",
+                "/* x */ begin",
+                "begin -- x",
+                "begin; ;",
+                "begin isolation level serializable",
+                "begin read only",
+                "begin read write, isolation level repeatable read",
+                "start transaction isolation level read committed, read only, deferrable",
+            )
+        ),
+    ),
+    one(
+        "spellings of begin that fail",
+        *(
+            (Q(sql), Q("select 1"), Q("commit"))
+            for sql in (
+                "begin nonsense",
+                "begin isolation level",
+                "begin work work",
+                "start",
+                "begin isolation level serializable isolation level serializable",
+                "begin read only read write",
+            )
+        ),
+    ),
+    one(
+        "endings with nothing to end",
+        *(
+            (Q(sql),)
+            for sql in (
+                "commit",
+                "rollback",
+                "end",
+                "abort",
+                "commit and chain",
+                "rollback and chain",
+                "rollback to a",
+                "release a",
+                "savepoint a",
+                "commit prepared 'none'",
+            )
+        ),
+    ),
+    one(
+        "endings of an empty block",
+        *(
+            (Q("begin"), Q(sql), Q("select 1"), Q("rollback"))
+            for sql in (
+                "commit",
+                "rollback",
+                "end",
+                "abort",
+                "commit and chain",
+                "rollback and chain",
+                "commit work",
+                "rollback transaction;",
+                "commit; select 1",
+                "rollback to a",
+                "release a",
+            )
+        ),
+    ),
+    one(
+        "begin twice",
+        (Q("begin"), Q("begin"), Q("select 1"), Q("commit")),
+        (Q("begin"), Q("start transaction"), Q("commit")),
+    ),
+    one(
+        "begin, then an error first",
+        (Q("begin"), Q("selec"), Q("select 1"), Q("commit"), Q("select 1")),
+        (Q("begin"), Q("selec"), Q("begin"), Q("rollback")),
+    ),
+    one("begin, then an extended batch", (Q("begin"),), (*shot("", ADD, "1", "2"), S()), (Q("commit"),)),
+    one("begin, then only a Sync", (Q("begin"),), (S(),), (H(), S()), (Q("commit"), S())),
+    one("begin, then an empty query", (Q("begin"), Q(""), Q(";"), Q("commit"))),
+    one(
+        "begin in the extended protocol",
+        (*shot("", "begin"), S()),
+        (*shot("", ADD, "1", "2"), S()),
+        (*shot("", "commit"), S()),
+        (*shot("b", "begin"), S(), *shot("c", "rollback"), S(), *run("b"), S(), *run("c"), S()),
+    ),
+    one(
+        "begin in the extended protocol in one batch with more",
+        (*shot("", "begin"), *shot("", FEW), *shot("", "commit"), S()),
+        (*shot("", "begin"), *shot("", "select 1/0"), *shot("", "commit"), S()),
+        (Q("rollback"),),
+    ),
+    one("begin without its Sync", (*shot("", "begin"), H()), (*shot("", FEW), H()), (S(),), (Q("commit"),)),
+    one("begin, bad bind, commit", (Q("begin"), B("", "none"), S(), Q("select 1"), Q("commit"))),
+    one(
+        "begin keeps the unnamed statement only until it runs",
+        (P("", ADD), S()),
+        (Q("begin"), *run("", "1", "2"), S(), Q("commit")),
+    ),
+    one(
+        "a modes block is honoured",
+        (
+            Q("begin read only"),
+            Q("show transaction_read_only"),
+            Q("insert into c0.t (name) values ('x')"),
+            Q("rollback"),
+        ),
+        (Q("start transaction isolation level serializable"), Q("show transaction_isolation"), Q("commit")),
+    ),
+    one(
+        "savepoints",
+        (
+            Q("begin"),
+            Q("savepoint a"),
+            Q("selec"),
+            Q("select 1"),
+            Q("rollback to a"),
+            Q("select 1"),
+            Q("release a"),
+            Q("release a"),
+            Q("rollback"),
+        ),
+        (Q("savepoint a"),),
+    ),
+    one(
+        "savepoints in the extended protocol",
+        (
+            Q("begin"),
+            *shot("", "savepoint a"),
+            S(),
+            *shot("", "select 1/0"),
+            S(),
+            *shot("", "rollback to a"),
+            S(),
+            *shot("", FEW),
+            S(),
+            *shot("", "commit"),
+            S(),
+        ),
+    ),
+    one(
+        "a failed block refuses everything",
+        (
+            Q("begin"),
+            Q("select 1/0"),
+            Q("select 1"),
+            *shot("", ADD, "1", "2"),
+            S(),
+            function_call(177, ["1", "2"], binary=False),
+            Q(""),
+            Q("commit"),
+        ),
+    ),
+    one(
+        "commit and chain",
+        (
+            Q("begin read only"),
+            Q("select 1"),
+            Q("commit and chain"),
+            Q("show transaction_read_only"),
+            Q("rollback and chain"),
+            Q("commit"),
+        ),
+    ),
+    one(
+        "two-phase",
+        (
+            Q("begin"),
+            Q("insert into c0.t (name) values ('two')"),
+            Q("prepare transaction 'phase'"),
+            Q("select count(*) from c0.t"),
+            Q("rollback prepared 'phase'"),
+        ),
+    ),
+    several(
+        "begin held by one while another works",
+        t(0, (Q("begin"),)),
+        t(1, (Q("select 1"),)),
+        t(0, (Q("begin"), Q("select 1")), (Q("commit"),)),
+        t(1, (Q("begin"), Q("commit"), Q("select 1")), early=True),
+    ),
+    one(
+        "vacuum and others that refuse a block",
+        (Q("vacuum c0.t"),),
+        (Q("begin"), Q("vacuum c0.t"), Q("rollback")),
+        (Q("select 1; vacuum c0.t"),),
+        (*shot("", FEW), *shot("", "vacuum c0.t"), S()),
+        (*shot("", "vacuum c0.t"), S()),
+    ),
+    one(
+        "cursors",
+        (
+            Q("begin"),
+            Q("declare c cursor for select n from numbers order by n"),
+            Q("fetch 3 from c"),
+            *shot("", "fetch 2 from c"),
+            S(),
+            Q("close c"),
+            Q("fetch 1 from c"),
+            Q("rollback"),
+        ),
+        (Q("declare c cursor for select 1"), Q("fetch c")),
+    ),
+)
+
+STATE = (
+    several(
+        "a setting stays with its client",
+        t(0, (Q("set timezone = 'Asia/Tokyo'"), Q("set work_mem = '5MB'"), Q("set my.own = 'zero'"))),
+        t(1, (Q("show timezone"), Q("show work_mem"), Q("select current_setting('my.own', true)"))),
+        t(0, (Q("show timezone"), Q("show work_mem"), Q("show my.own"))),
+    ),
+    several(
+        "settings of two clients in turns",
+        *(
+            t(
+                i % 2,
+                (
+                    Q(f"set timezone = '{('Asia/Tokyo', 'America/Lima')[i % 2]}'"),
+                    Q("show timezone"),
+                    Q("select timestamptz '2024-01-01 00:00+00'"),
+                ),
+            )
+            for i in range(4)
+        ),
+        t(0, (*shot("", "show timezone"), S())),
+        t(1, (*shot("", "show timezone"), S())),
+    ),
+    several(
+        "a setting in the extended protocol",
+        t(0, (*shot("", "set timezone = 'Asia/Tokyo'"), S())),
+        t(1, (*shot("", "show timezone"), S())),
+        t(0, (*shot("", "show timezone"), S())),
+    ),
+    several(
+        "a setting rolled back",
+        t(0, (Q("begin"), Q("set timezone = 'Asia/Tokyo'"), Q("set work_mem = '5MB'"), Q("rollback"))),
+        t(1, (Q("select 1"),)),
+        t(0, (Q("show timezone"), Q("show work_mem"))),
+    ),
+    several(
+        "a setting rolled back by an error",
+        t(
+            0,
+            (
+                Q("begin; set timezone = 'Asia/Tokyo'; set work_mem = '5MB'; select 1/0"),
+                Q("rollback"),
+                Q("set datestyle = 'German'; select 1/0"),
+            ),
+        ),
+        t(1, (Q("select 1"),)),
+        t(0, (Q("show timezone"), Q("show work_mem"), Q("show datestyle"))),
+    ),
+    several(
+        "a setting undone to a savepoint",
+        t(
+            0,
+            (
+                Q("set work_mem = '3MB'"),
+                Q("begin"),
+                Q("savepoint a"),
+                Q("set work_mem = '5MB'"),
+                Q("set timezone = 'Asia/Tokyo'"),
+                Q("rollback to a"),
+                Q("commit"),
+            ),
+        ),
+        t(1, (Q("show work_mem"),)),
+        t(0, (Q("show work_mem"), Q("show timezone"))),
+    ),
+    several(
+        "reset all undone to a savepoint",
+        t(
+            0,
+            (
+                Q("set work_mem = '3MB'"),
+                Q("set timezone = 'Asia/Tokyo'"),
+                Q("begin"),
+                Q("savepoint a"),
+                Q("reset all"),
+                Q("rollback to a"),
+                Q("commit"),
+            ),
+        ),
+        t(1, (Q("show work_mem"), Q("show timezone"))),
+        t(0, (Q("show work_mem"), Q("show timezone"))),
+    ),
+    several(
+        "set local",
+        t(
+            0,
+            (
+                Q("begin"),
+                Q("set local work_mem = '5MB'"),
+                Q("set local timezone = 'Asia/Tokyo'"),
+                Q("show work_mem"),
+                Q("commit"),
+                Q("show work_mem"),
+                Q("show timezone"),
+            ),
+        ),
+        t(1, (Q("show work_mem"), Q("show timezone"))),
+    ),
+    several(
+        "set and set local of the same",
+        t(0, (Q("begin"), Q("set work_mem = '3MB'"), Q("set local work_mem = '5MB'"), Q("commit"))),
+        t(1, (Q("show work_mem"),)),
+        t(0, (Q("show work_mem"),)),
+    ),
+    several(
+        "two settings, one reset",
+        t(0, (Q("set work_mem = '3MB'"), Q("set timezone = 'Asia/Tokyo'"), Q("reset work_mem"))),
+        t(1, (Q("show timezone"), Q("show work_mem"))),
+        t(0, (Q("show timezone"), Q("show work_mem"))),
+    ),
+    several(
+        "reset all",
+        t(0, (Q("set work_mem = '3MB'"), Q("set timezone = 'Asia/Tokyo'"), Q("set my.own = 'x'"), Q("reset all"))),
+        t(1, (Q("select 1"),)),
+        t(0, (Q("show timezone"), Q("show work_mem"), Q("show my.own"))),
+    ),
+    several(
+        "set_config",
+        t(
+            0,
+            (Q("select set_config('search_path', 'c0', false), set_config('my.own', 'zero', false)"),),
+            (Q("select * from t order by id"),),
+        ),
+        t(1, (Q("show search_path"), Q("select * from t"))),
+        t(0, (Q("select * from t order by id"), Q("show my.own"))),
+    ),
+    several(
+        "set_config with parameters",
+        t(0, (P("", "select set_config($1, $2, false)"), *run("", "work_mem", "5MB"), S())),
+        t(1, (Q("show work_mem"),)),
+        t(0, (Q("show work_mem"),)),
+    ),
+    several(
+        "a setting made in a DO block",
+        t(0, (Q("do $$ begin set work_mem = '5MB'; set timezone = 'Asia/Tokyo'; end $$"),)),
+        t(1, (Q("show work_mem"), Q("show timezone"))),
+        t(0, (Q("show work_mem"), Q("show timezone"))),
+    ),
+    several(
+        "a reported setting made inside a function",
+        t(
+            0,
+            (
+                Q(
+                    "create function c0.tz() returns text language sql as $$select set_config('timezone', 'Asia/Tokyo', false)$$"
+                ),
+                Q("select c0.tz()"),
+            ),
+        ),
+        t(1, (Q("show timezone"),)),
+        t(0, (Q("show timezone"), Q("drop function c0.tz()"))),
+    ),
+    several(
+        "role",
+        t(0, (Q("set role tenant"), Q("select current_user, session_user"))),
+        t(1, (Q("select current_user, session_user"),)),
+        t(0, (Q("select current_user, session_user"), Q("reset role"), Q("select current_user"))),
+    ),
+    several(
+        "session authorization",
+        t(0, (Q("set session authorization bob"), Q("select current_user, session_user"))),
+        t(1, (Q("select current_user, session_user"),)),
+        t(0, (Q("select current_user, session_user"), Q("reset session authorization"), Q("select session_user"))),
+    ),
+    several(
+        "read-only by default",
+        t(0, (Q("set default_transaction_read_only = on"), Q("insert into c0.t (name) values ('x')"))),
+        t(1, (Q("insert into c1.t (name) values ('x')"),)),
+        t(0, (Q("insert into c0.t (name) values ('x')"),)),
+    ),
+    several(
+        "session characteristics",
+        t(0, (Q("set session characteristics as transaction isolation level serializable"),)),
+        t(1, (Q("show transaction_isolation"),)),
+        t(0, (Q("show transaction_isolation"),)),
+    ),
+    several(
+        "client encoding",
+        t(0, (Q("set client_encoding = 'LATIN1'"), Q("select chr(228)"))),
+        t(1, (Q("select chr(228)"),)),
+        t(0, (Q("select chr(228)"), Q("reset client_encoding"), Q("select chr(228)"))),
+    ),
+    several(
+        "names",
+        t(0, (Q("set names 'LATIN1'"), Q("select chr(228)"))),
+        t(1, (Q("show client_encoding"),)),
+        t(0, (Q("show client_encoding"),)),
+    ),
+    several(
+        "time zone in its own spelling",
+        t(
+            0,
+            (
+                Q("set time zone interval '+02:00' hour to minute"),
+                Q("set time zone local"),
+                Q("set time zone 'Europe/Oslo'"),
+            ),
+        ),
+        t(1, (Q("show time zone"),)),
+        t(0, (Q("show time zone"),)),
+    ),
+    several(
+        "discard all",
+        t(
+            0,
+            (
+                Q("set work_mem = '3MB'"),
+                Q("set timezone = 'Asia/Tokyo'"),
+                Q("set role tenant"),
+                Q("discard all"),
+                Q("show work_mem"),
+                Q("select current_user"),
+            ),
+        ),
+        t(1, (Q("show work_mem"),)),
+        t(0, (Q("show timezone"),)),
+    ),
+    several(
+        "a setting that cannot be kept",
+        t(0, (Q("create role c0_role"), Q("set role c0_role"))),
+        t(1, (Q("drop role c0_role"),)),
+        t(1, (Q("select current_user"),)),
+    ),
+    several(
+        "values that need quoting",
+        t(
+            0,
+            (
+                Q("set my.own = 'it''s \\ \"odd\" $1 %s ä'"),
+                Q("set application_name = 'o''clock \\n'"),
+                Q('set search_path = "c 0", c0, "$user"'),
+            ),
+        ),
+        t(1, (Q("select 1"),)),
+        t(0, (Q("show my.own"), Q("show application_name"), Q("show search_path"))),
+    ),
+    several(
+        "settings while others wait",
+        t(0, (Q("begin"), Q("set timezone = 'Asia/Tokyo'")), (Q("commit"),)),
+        t(1, (Q("show timezone"),), early=True),
+        t(0, (Q("show timezone"),), early=True),
+        t(2, (Q("show timezone"),), early=True),
+    ),
+)
+
+PINS = (
+    several(
+        "a temporary table",
+        t(0, (Q("create temp table kept (i int)"), Q("insert into kept values (1)"))),
+        t(1, (Q("select * from kept"),)),
+        t(0, (Q("select * from kept"), Q("drop table kept"), Q("select * from kept"))),
+        pins=True,
+    ),
+    several(
+        "a held cursor",
+        t(0, (Q("declare held cursor with hold for select n from numbers order by n"), Q("fetch 2 from held"))),
+        t(1, (Q("fetch 2 from held"),)),
+        t(0, (Q("fetch 2 from held"), Q("close held"))),
+        pins=True,
+    ),
+    several(
+        "an advisory lock",
+        t(0, (Q("select pg_advisory_lock(5)"),)),
+        t(1, (Q("select pg_try_advisory_lock(5)"),)),
+        t(0, (Q("select pg_advisory_unlock(5), pg_advisory_unlock(5)"),)),
+        t(1, (Q("select pg_try_advisory_lock(5)"), Q("select pg_advisory_unlock_all()"))),
+        pins=True,
+    ),
+    several(
+        "prepare and execute in SQL",
+        t(0, (Q("prepare p as select $1::int + 1"), Q("execute p (1)"))),
+        t(1, (Q("execute p (1)"), Q("prepare p as select 'other'"), Q("execute p"))),
+        t(0, (Q("execute p (2)"), Q("prepare p as select 1"), Q("deallocate p"), Q("execute p (2)"))),
+        t(1, (Q("execute p"), Q("deallocate all"), Q("execute p"))),
+        pins=True,
+    ),
+    several(
+        "a statement prepared in SQL, used in the protocol",
+        t(0, (Q("prepare p as select $1::int + 1"),)),
+        t(1, (Q("select 1"),)),
+        t(
+            0,
+            (
+                *run("p", "4"),
+                describe_statement("p"),
+                S(),
+                P("p", FEW),
+                S(),
+                close_statement("p"),
+                S(),
+                Q("execute p (1)"),
+            ),
+        ),
+        pins=True,
+    ),
+    several(
+        "prepare that fails",
+        t(
+            0,
+            (
+                Q("prepare p as selec"),
+                Q("execute p"),
+                Q("begin"),
+                Q("prepare p as select 1"),
+                Q("rollback"),
+                Q("execute p"),
+            ),
+        ),
+        pins=True,
+    ),
+    several(
+        "listen, notified by another",
+        t(0, (Q("listen one"),)),
+        t(1, (Q("notify one, 'hello'"), Q("notify other, 'nobody'"))),
+        t(0, (Q("select 1"),)),
+        t(2, (Q("select pg_notify('one', 'again')"),)),
+        t(0, (Q("unlisten one"),)),
+        t(1, (Q("notify one, 'too late'"),)),
+        pins=True,
+    ),
+    several(
+        "listen in a block",
+        t(0, (Q("begin"), Q("listen one"), Q("rollback"))),
+        t(1, (Q("notify one, 'not heard'"),)),
+        t(0, (Q("begin"), Q("listen one"), Q("commit"))),
+        t(
+            1,
+            (
+                Q("begin"),
+                Q("notify one, 'lost'"),
+                Q("rollback"),
+                Q("begin"),
+                Q("notify one, 'heard'"),
+                Q("notify one, 'heard'"),
+                Q("commit"),
+            ),
+        ),
+        t(0, (Q("unlisten *"),)),
+        pins=True,
+    ),
+    several(
+        "notify to oneself",
+        t(
+            0,
+            (
+                Q("listen one"),
+                Q("notify one, 'me'"),
+                *shot("", "notify one, 'extended'"),
+                S(),
+                Q("discard all"),
+                Q("notify one, 'no more'"),
+            ),
+        ),
+        pins=True,
+    ),
+    several(
+        "everyone listens",
+        t(0, (Q("listen one"),)),
+        t(1, (Q("listen one"),)),
+        t(2, (Q("listen two"),)),
+        t(2, (Q("notify one, 'a'"), Q("notify two, 'b'"))),
+        t(0, (Q("notify two, 'c'"),)),
+        pins=True,
+    ),
+    several(
+        "sequences",
+        t(0, (Q("begin"), Q("select nextval('c0.s')"), Q("select currval('c0.s'), lastval()"), Q("commit"))),
+        pins=True,
+    ),
+)
+
+# PostgreSQL ends the connection after these.
+ENDINGS = (
+    one("a query while a copy waits for data", (Q("copy c0.t from stdin"),), (Q("select 1"),)),
+    one("an extended message while a copy waits for data", (*copy_in(H()),), (P("", "select 1"), S())),
+)
+
+EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS)
