@@ -197,12 +197,29 @@ class EmbeddedPostgres:
 
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Runs SQL as the superuser. Returns the rows, one a line, with `|` between columns."""
-        command: list[str | Path] = [self.program("psql"), "-qXAt", "-v", "ON_ERROR_STOP=1", "-f", "-"]
-        command += ["-h", self.directory, "-p", str(self.port), "-U", self.superuser, database]
-        done = subprocess.run(command, input=sql, capture_output=True, text=True, env=_environment(), check=False)
+        where = ["-h", str(self.directory), "-p", str(self.port), "-U", self.superuser, database]
+        done = self.run_program("psql", "-qXAt", "-v", "ON_ERROR_STOP=1", "-f", "-", *where, text=sql)
         if done.returncode:
             raise EmbeddedPostgresError(f"psql: {done.stderr.strip()}", detail=done.stderr)
         return done.stdout.rstrip("\n")
+
+    def run_program(
+        self, name: str, *arguments: str, text: str = "", password: str = "", patience: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a client program to its end, with `text` as its input and no PG* variable of ours to lead it astray.
+        Longer than `patience` seconds is an error."""
+        try:
+            return subprocess.run(
+                [str(self.program(name)), *arguments],
+                input=text,
+                capture_output=True,
+                text=True,
+                env={**_environment(), "PGPASSWORD": password},
+                timeout=patience,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise EmbeddedPostgresError(f"{name} did not end within {patience:g} s") from None
 
     # --- inside
 
