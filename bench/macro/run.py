@@ -223,7 +223,7 @@ def _open_house(options: Options, stack: ExitStack) -> House:
     if options.server:
         server = stack.enter_context(postgres.somebody_elses(options.server))
     else:
-        server = stack.enter_context(postgres.launched(scratch, options.postgres_port, most_connections))
+        server = stack.enter_context(postgres.launched(options.postgres_port, most_connections))
     # Pushed last, so it runs first: a second Ctrl-C must not break off the stopping.
     stack.callback(_ignore_further_signals)
     if any(family.kind is Kind.STREAM for family in options.families):
