@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.doorman import Doorman, make_doorman, missing, pool, user
-from tests.support.postgres import NoBinaries, Postgres, create_everything
+from tests.support.postgres import Postgres
 
 StartDoorman = Callable[..., Doorman]
 
@@ -26,36 +26,28 @@ def workspace() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _running(directory: Path, version: int) -> Iterator[Postgres]:
-    try:
-        server = Postgres(directory, version)
-    except NoBinaries as reason:
-        pytest.skip(str(reason))
-    server.create()
-    try:
-        server.start()
-        create_everything(server)
+def _running(version: int) -> Iterator[Postgres]:
+    with Postgres(version) as server:
+        server.populate()
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="session")
-def postgres(workspace: Path) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """PostgreSQL 17 with the roles and databases of tests.support.postgres. It is shared: never stop it."""
-    yield from _running(workspace / "pg17", 17)
+    yield from _running(17)
 
 
 @pytest.fixture(scope="session")
-def postgres18(workspace: Path) -> Iterator[Postgres]:
-    """PostgreSQL 18, the same."""
-    yield from _running(workspace / "pg18", 18)
+def postgres18() -> Iterator[Postgres]:
+    """PostgreSQL 18, the same. Its wheel knows no TLS."""
+    yield from _running(18)
 
 
 @pytest.fixture
-def own_postgres(workspace: Path) -> Iterator[Postgres]:
+def own_postgres() -> Iterator[Postgres]:
     """A PostgreSQL for one test, which may stop, crash and restart it."""
-    yield from _running(workspace / f"pg{next(_numbers)}", 17)
+    yield from _running(17)
 
 
 def _starter(workspace: Path) -> Iterator[StartDoorman]:

@@ -1,7 +1,7 @@
 """Fixed message orders: each rule of the exchange, and each order that has broken a pooler before.
 
-A case is a scenario (see tests.support.scenario) played with PostgreSQL directly and through the pooler. Schemas c0, c1,
-c2 belong to clients 0, 1, 2; `numbers` holds 1 to 20 (tests.support.oracle has the tables).
+A case is a scenario (see tests.support.scenario) played with PostgreSQL directly and through the pooler. Schemas c0,
+c1, c2 belong to clients 0, 1, 2; `numbers` holds 1 to 20 (tests.support.oracle has the tables).
 """
 
 from dataclasses import dataclass
@@ -1187,7 +1187,8 @@ STATE = (
             0,
             (
                 Q(
-                    "create function c0.tz() returns text language sql as $$select set_config('timezone', 'Asia/Tokyo', false)$$"
+                    "create function c0.tz() returns text language sql as"
+                    " $$ select set_config('timezone', 'Asia/Aden', false) $$"
                 ),
                 Q("select c0.tz()"),
             ),

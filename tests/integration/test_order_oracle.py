@@ -39,11 +39,12 @@ class Setting:
     tiny: bool
 
 
+# Transaction pools of one or four backends, with caches so small that every use evicts, and a session pool.
 SETTINGS: Final = {
-    "transaction pool of 1, tiny caches": Setting("transaction", 1, True),
-    "transaction pool of 4, tiny caches": Setting("transaction", 4, True),
-    "transaction pool of 1, usual caches": Setting("transaction", 1, False),
-    "session pool": Setting("session", CLIENTS + 1, False),
+    "one-tiny": Setting("transaction", 1, True),
+    "four-tiny": Setting("transaction", 4, True),
+    "one": Setting("transaction", 1, False),
+    "session": Setting("session", CLIENTS + 1, False),
 }
 
 
@@ -117,10 +118,10 @@ def test_fixed_order(poolers: Poolers, order: Order, setting: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "profile", "share"),
     [
-        ("transaction pool of 1, tiny caches", "protocol", 0.4),
-        ("transaction pool of 1, tiny caches", "movable", 0.3),
-        ("transaction pool of 4, tiny caches", "pinning", 0.2),
-        ("session pool", "pinning", 0.1),
+        ("one-tiny", "protocol", 0.4),
+        ("one-tiny", "movable", 0.3),
+        ("four-tiny", "pinning", 0.2),
+        ("session", "pinning", 0.1),
     ],
 )
 def test_random_orders(poolers: Poolers, setting: str, profile: str, share: float) -> None:

@@ -4,11 +4,12 @@
 
 plays them with PostgreSQL directly and through a pooler that listens on --port, in the twin databases oracle_a (direct)
 and oracle_b (pooled; made by `--prepare`), and stops at the first difference, made as small as time allows. A batch is
-one client's turn. The pooler needs a pool `oracle_b` with the user alice, of one backend for the profiles `protocol` and
-`movable`, of four for `pinning`.
+one client's turn. The pooler needs a pool `oracle_b` with the user alice, of one backend for the profiles `protocol`
+and `movable`, of four for `pinning`.
 
-Profiles: `protocol` knows no session state; `movable` uses what a pooler can carry from one backend to another; `pinning` adds temporary tables, held
-cursors, advisory locks, LISTEN and SQL-level PREPARE; both are played by three clients in turns.
+Profiles: `protocol` knows no session state; `movable` uses what a pooler can carry from one backend to another;
+`pinning` adds temporary tables, held cursors, advisory locks, LISTEN and SQL-level PREPARE. Each is played by three
+clients in turns.
 """
 
 import argparse
@@ -587,7 +588,7 @@ class Generator:
     def _bind(self, portal: str, name: str, text: Text) -> Request:
         values = list(text.parameters)
         if self._chance(0.06):
-            values = ["1", "2", "3"][: self._random.choice((0, 1, 3))]
+            values = list[Parameter](("1", "2", "3"))[: self._random.choice((0, 1, 3))]
         if values and self._chance(0.08):
             values[0] = self._random.choice((None, "abc", "", "99999999999999999999"))
         formats: Sequence[int] = self._random.choice(((), (), (), (0,), (1,), (0, 1)))
@@ -698,7 +699,7 @@ class Oracle:
                     keeper.run(_RESET.format(number))
 
     def _free_locks(self, keeper: Wire, error: ServerError) -> None:
-        """55P03 means that a backend was given back in a transaction, or is stuck; the next scenario must not suffer."""
+        """55P03 means that a backend went back in a transaction, or is stuck; the next scenario must not suffer."""
         holders = keeper.rows(
             "select pid, state, query from pg_stat_activity where datname = current_database()"
             " and pid <> pg_backend_pid() and backend_type = 'client backend'"
