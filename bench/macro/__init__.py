@@ -13,6 +13,7 @@
     measure.py      one measurement of one target, for every family
     figures.py      percentiles, medians, ratios of paired rounds
     report.py       tables and JSON
+    profile.py      where pgdoorman's CPU goes, by perf; its own command
     run.py          the order of it all
 
 Every figure of a pooler is the pooler's own: pgbench, PostgreSQL and other programs on the machine are accounted

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +177,7 @@ def _running(process: subprocess.Popen[bytes], address: Address, log: Path) -> I
 
 
 @contextmanager
-def doorman(setup: Setup, options: Options) -> Iterator[Target]:
+def doorman(setup: Setup, options: Options, environment: Mapping[str, str] | None = None) -> Iterator[Target]:
     """pgdoorman of this tree, on the interpreter that runs the benchmark. Raises CannotStart."""
     address = Address("127.0.0.1", free_port())
     directory = own_directory(setup.scratch, "pgdoorman", None)
@@ -186,7 +186,7 @@ def doorman(setup: Setup, options: Options) -> Iterator[Target]:
     log = directory / "log"
     command = [sys.executable, "-X", "gil=0", "-m", "pgdoorman", str(config)]
     search = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    process = spawn(command, log=log, environment={"PYTHONPATH": search})
+    process = spawn(command, log=log, environment={"PYTHONPATH": search, **(environment or {})})
     with _running(process, address, log):
         yield Target("pgdoorman", address, process.pid, _tree_version(), True, log)
 
