@@ -7,6 +7,7 @@ every Python call a little dearer, so what this prints is for comparing parts, n
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -39,11 +40,11 @@ class Frame:
 def parse_stacks(lines: Iterable[str]) -> Iterator[tuple[Frame, ...]]:
     """Stacks out of `perf script -F tid,ip,sym,dso`, innermost frame first; they are separated by empty lines."""
     stack: list[Frame] = []
-    for line in lines:
+    for line in map(str.rstrip, lines):
         if line[:1] in (" ", "\t") and len(parts := line.split(maxsplit=1)) == 2 and parts[1].endswith(")"):
             symbol, _, library = parts[1].rpartition(" (")
             stack.append(Frame(symbol, library[:-1]))
-        elif not line.strip() and stack:
+        elif not line and stack:
             yield tuple(stack)
             stack = []
     if stack:
@@ -122,12 +123,24 @@ def has_frame_pointers() -> bool:
     return "-fno-omit-frame-pointer" in str(sysconfig.get_config_var("CFLAGS"))
 
 
+def visible_frames(scratch: Path) -> dict[str, str]:
+    """The environment in which a process shows its Python functions, and who makes its system calls if there is a C
+    compiler (see frames.c)."""
+    environment = {"PYTHONPERFSUPPORT": "1"}
+    if compiler := shutil.which("cc"):
+        library = scratch / "frames.so"
+        command = [compiler, "-shared", "-fPIC", "-O1", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]
+        subprocess.run([*command, "-o", library, Path(__file__).with_name("frames.c")], check=True)
+        environment["LD_PRELOAD"] = str(library)
+    return environment
+
+
 def record(chosen: options.Options, work: Load, scratch: Path, top: int) -> str:
     """Run the load, sample pgdoorman, and say where its time went. Raises PgbenchFailed, CannotStart."""
     data = scratch / "perf.data"
     progress: list[Progress] = []
     samples: list[Usage] = []
-    environment = {"PYTHONPERFSUPPORT": "1"} if has_frame_pointers() else {}
+    environment = visible_frames(scratch) if has_frame_pointers() else {}
     with (
         postgres.launched(0, chosen.pool + 50) as server,
         poolers.doorman(poolers.Setup(server, scratch, chosen.pool, work.clients, None), chosen, environment) as target,
