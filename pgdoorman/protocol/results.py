@@ -174,7 +174,7 @@ def _numeric(number: Decimal) -> bytes:
     if not number.is_finite():
         sign = {"NaN": 0xC000, "Infinity": 0xD000, "-Infinity": 0xF000}[str(number).replace("sNaN", "NaN").lstrip("+")]
         return struct.pack("!hhHh", 0, 0, sign, 0)
-    text = format(abs(number), "f")
+    text = format(number.copy_abs(), "f")  # abs() would round to 28 digits
     whole, _, fraction = text.partition(".")
     scale = len(fraction)
     whole = whole.zfill(-(-len(whole) // 4) * 4)
