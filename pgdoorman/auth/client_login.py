@@ -234,7 +234,7 @@ class _ClientLogin:
         return (yield from self._read_password())
 
     def _read_password(self) -> Dialogue[bytes]:
-        message = yield from receive(bytes((codes.PASSWORD,)))
+        message = yield from receive(bytes((codes.PASSWORD,)), wire.MAX_PASSWORD + 5)
         password = wire.parse_password_message(message.body)
         if not password:
             raise self._refused("empty password returned by client")
@@ -244,8 +244,9 @@ class _ClientLogin:
         password = yield from self._ask_password()
         fits = yield from self._fits(secret, password)
         if not fits:
-            secret = yield from self._look_again(secret)
-            fits = secret is not None and (yield from self._fits(secret, password))
+            newer = yield from self._look_again(secret)
+            if newer != secret:
+                secret, fits = newer, (yield from self._fits(newer, password))
         if not fits:
             yield from self._fail("wrong password" if secret else "no such user")
         return ClientIdentity(self._attempt.user, "password", self._rule, secret, password=password)
