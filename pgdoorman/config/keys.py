@@ -28,6 +28,7 @@ from pgdoorman.config.kinds import (
     SecretText,
     Size,
     Text,
+    human,
 )
 from pgdoorman.config.settings import PinPolicy, PoolMode, ReparseLiveName, Secret, ServerTlsMode, TlsMode
 
@@ -90,6 +91,11 @@ FEATURES: frozenset[Feature] = frozenset(
 )
 
 
+def is_available(feature: Feature) -> bool:
+    """Whether this version has the feature."""
+    return feature in FEATURES
+
+
 class Since(StrEnum):
     """Whether this version has what a key asks for."""
 
@@ -119,6 +125,7 @@ class Key:
     """One key: grammar, default, what a change of it needs, and its meaning in a sentence.
 
     `zero` says what 0 means where that is not obvious. `ignored` keys are accepted with a warning and have no effect.
+    `example` is a value as a file would hold it, for keys whose default shows nothing.
     """
 
     name: str
@@ -131,11 +138,12 @@ class Key:
     feature: Feature | None = None
     ignored: bool = False
     aliases: tuple[str, ...] = ()
+    example: Any = None
 
     @property
     def since(self) -> Since:
         """Whether a file may use the key."""
-        return Since.AVAILABLE if self.feature is None or self.feature in FEATURES else Since.LATER
+        return Since.AVAILABLE if self.feature is None or is_available(self.feature) else Since.LATER
 
     def inherits(self, section: Section) -> bool:
         """Whether in this section a missing key means "as in the section above"."""
@@ -156,9 +164,7 @@ class Key:
             return self.default.words
         if self.default is None:
             return "none"
-        if isinstance(self.kind, Duration | Size):
-            return str(self.kind.plain(self.default))
-        return self.kind.show(self.default)
+        return human(self.kind, self.default)
 
 
 G = (Section.GENERAL,)
@@ -171,14 +177,15 @@ W = (Section.WEB,)
 T = (Section.TALOS,)
 
 _U16 = 65_535
-_U32 = 4_294_967_295
+# The largest number that a key may hold: no limit to speak of.
+ENDLESS = 4_294_967_295
 _MB = 1024 * 1024
 _GB = 1024 * _MB
 # PostgreSQL refuses a message of more than this (MaxAllocSize), whatever the length field could say.
 _LONGEST_MESSAGE = _GB
 
-_COUNT = Integer(0, _U32)
-_POSITIVE = Integer(1, _U32)
+_COUNT = Integer(0, ENDLESS)
+_POSITIVE = Integer(1, ENDLESS)
 _TIME = Duration()
 _TIMEOUT = Duration(low=0.001)
 _SECONDS = Duration(bare_unit="s")
@@ -203,7 +210,7 @@ _LISTENING = (
     Key("backlog", G, _COUNT, 0, RESTART,
         "How many connections the kernel holds for us before we accept them.", zero="max_connections"),
     Key("unix_socket_dir", G, _TEXT, None, RESTART,
-        "Also listen on the unix socket `.s.PGSQL.<port>` in this directory."),
+        "Also listen on the unix socket `.s.PGSQL.<port>` in this directory.", example="/run/pgdoorman"),
     Key("unix_socket_mode", G, Mode(), 0o600, RESTART,
         "Permissions of the unix socket."),
 )
@@ -212,7 +219,7 @@ _CLIENTS = (
     Key("max_connections", G, _POSITIVE, 8192, NOTHING,
         "The most clients that may be connected at once."),
     Key("max_user_client_connections", GPU, _COUNT, 0, NOTHING,
-        "The most clients of one user, over all pools.", zero="no limit"),
+        "The most clients of one user in one pool.", zero="no limit"),
     Key("max_db_client_connections", GP, _COUNT, 0, NOTHING,
         "The most clients of one pool.", zero="no limit"),
     Key("client_login_timeout", G, _TIME, 60.0, NEW_CLIENTS,
@@ -231,11 +238,12 @@ _SERVER = (
     Key("server_port", P, Integer(1, _U16), 5432, NEW_BACKENDS,
         "PostgreSQL's port."),
     Key("server_database", P, _TEXT, Derived("the pool's name"), NEW_BACKENDS,
-        "The database's name on the server, where it is not the pool's."),
+        "The database's name on the server, where it is not the pool's.", example="shop_production"),
     Key("application_name", GP, Text(empty=True), "pgdoorman", NEW_BACKENDS,
         "The application_name with which backends are opened."),
     Key("startup_parameters", GP, ParameterTable(), (), NEW_BACKENDS,
-        "Parameters sent when a backend is opened; a pool's are laid over the general ones."),
+        "Parameters sent when a backend is opened; a pool's are laid over the general ones.",
+        example={"statement_timeout": "30s"}),
 )
 
 _POOLING = (
@@ -328,10 +336,10 @@ _STATEMENTS = (
     Key("prepared_statements_cache_size", GP, _COUNT, 8192, NOTHING,
         "The most statements that a pool remembers."),
     Key("server_prepared_statements_cache_size", GP, _POSITIVE, Derived("prepared_statements_cache_size"), NEW_BACKENDS,
-        "The most statements that one backend keeps prepared."),
+        "The most statements that one backend keeps prepared.", example=1000),
     Key("client_anonymous_prepared_cache_size", GP, _COUNT, Derived("prepared_statements_cache_size"), NEW_CLIENTS,
         "The most unnamed statements remembered for one client.",
-        zero="no limit", aliases=("client_prepared_statements_cache_size",)),
+        zero="no limit", aliases=("client_prepared_statements_cache_size",), example=1000),
     Key("reparse_live_name", GPU, Choice(ReparseLiveName), ReparseLiveName.ERROR, NEW_CLIENTS,
         "A Parse for a statement name that is in use: an error, as PostgreSQL has it, or the new one takes its place."),
     Key("query_interner_gc_interval_seconds", G, Duration(low=1.0, bare_unit="s"), 60.0, NOTHING,
@@ -363,7 +371,7 @@ _SOCKETS = (
 
 _THREADS = (
     Key("worker_threads", G, Integer(1, 1024), Derived("the number of cores", _cores), RESTART,
-        "Threads that serve clients."),
+        "Threads that serve clients.", example=4),
     Key("login_workers", G, Integer(1, 1024), 1, RESTART,
         "Threads that let clients in."),
     Key("helper_threads", G, Integer(1, 1024), 8, RESTART,
@@ -371,24 +379,25 @@ _THREADS = (
     Key("worker_cpu_affinity_pinning", G, _FLAG, False, RESTART,
         "Bind each worker to a core, from the second core up; not with fewer than three cores."),
     Key("worker_stack_size", G, Size(65_536, _GB), None, RESTART,
-        "Stack of a thread."),
+        "Stack of a thread.", example="1MB"),
     Key("max_blocking_threads", G, _POSITIVE, None, RESTART,
-        "Accepted for compatibility; see helper_threads.", ignored=True),
+        "Accepted for compatibility; see helper_threads.", ignored=True, example=64),
     Key("tokio_global_queue_interval", G, _COUNT, None, RESTART,
-        "Accepted for compatibility.", ignored=True),
+        "Accepted for compatibility.", ignored=True, example=5),
     Key("tokio_event_interval", G, _COUNT, None, RESTART,
-        "Accepted for compatibility.", ignored=True),
+        "Accepted for compatibility.", ignored=True, example=1),
 )
 
 _ACCESS = (
     Key("admin_username", G, _TEXT, REQUIRED, NOTHING,
-        "Who may use the admin console."),
+        "Who may use the admin console.", example="admin"),
     Key("admin_password", G, SecretText(), REQUIRED, NOTHING,
-        "The password of the admin console."),
+        "The password of the admin console.", example="${PGDOORMAN_ADMIN_PASSWORD}"),
     Key("hba", G, NETWORKS, (), NEW_CLIENTS,
-        "Networks that clients may come from; empty is everywhere; not together with pg_hba."),
+        "Networks that clients may come from; empty is everywhere; not together with pg_hba.", example=["10.0.0.0/8"]),
     Key("pg_hba", G, Rules(), None, NEW_CLIENTS,
-        "Rules in the format of pg_hba.conf: a text, `{path = \"file\"}` or `{content = \"rules\"}`."),
+        "Rules in the format of pg_hba.conf: a text, `{path = \"file\"}` or `{content = \"rules\"}`.",
+        example="host all all 10.0.0.0/8 scram-sha-256"),
     Key("scram_iterations", G, Integer(4096, 10_000_000), 4096, NEW_CLIENTS,
         "Iterations of SCRAM secrets that are made from plain passwords."),
 )
@@ -397,34 +406,35 @@ _PROCESS = (
     Key("daemon_pid_file", G, _TEXT, "/tmp/pgdoorman.pid", RESTART,  # noqa: S108 - PgDoorman's place for it
         "Where the process id is written in daemon mode."),
     Key("syslog_prog_name", G, _TEXT, None, RESTART,
-        "Log to syslog under this name."),
+        "Log to syslog under this name.", example="pgdoorman"),
 )
 
 _TLS = (
     Key("tls_mode", G, Choice(TlsMode), None, NEW_CLIENTS,
         "Whether clients may, must or must not use TLS; verify-full also wants a certificate from them. None is "
-        "allow.", feature=Feature.TLS),
+        "allow.", feature=Feature.TLS, example="require"),
     Key("tls_certificate", G, FilePath(), None, NEW_CLIENTS,
-        "Our certificate for clients.", feature=Feature.TLS),
+        "Our certificate for clients.", feature=Feature.TLS, example="server.crt"),
     Key("tls_private_key", G, FilePath(), None, NEW_CLIENTS,
-        "Its private key.", feature=Feature.TLS),
+        "Its private key.", feature=Feature.TLS, example="server.key"),
     Key("tls_ca_cert", G, FilePath(), None, NEW_CLIENTS,
-        "Who signs clients' certificates.", feature=Feature.TLS),
+        "Who signs clients' certificates.", feature=Feature.TLS, example="clients-ca.crt"),
     Key("tls_rate_limit_per_second", G, _COUNT, 0, NOTHING,
         "The most TLS handshakes per second; a multiple of 100.", zero="no limit", feature=Feature.TLS),
     Key("server_tls_mode", GP, Choice(ServerTlsMode), ServerTlsMode.ALLOW, NEW_BACKENDS,
         "TLS towards PostgreSQL, as libpq's sslmode.", feature=Feature.SERVER_TLS),
     Key("server_tls_ca_cert", GP, FilePath(), None, NEW_BACKENDS,
-        "Who signs PostgreSQL's certificate.", feature=Feature.SERVER_TLS),
+        "Who signs PostgreSQL's certificate.", feature=Feature.SERVER_TLS, example="servers-ca.crt"),
     Key("server_tls_certificate", GP, FilePath(), None, NEW_BACKENDS,
-        "Our certificate for PostgreSQL.", feature=Feature.SERVER_TLS),
+        "Our certificate for PostgreSQL.", feature=Feature.SERVER_TLS, example="pgdoorman.crt"),
     Key("server_tls_private_key", GP, FilePath(), None, NEW_BACKENDS,
-        "Its private key.", feature=Feature.SERVER_TLS),
+        "Its private key.", feature=Feature.SERVER_TLS, example="pgdoorman.key"),
 )
 
 _FALLBACK = (
     Key("patroni_api_urls", GP, URLS, None, NOTHING,
-        "Where to ask Patroni for another PostgreSQL when ours is down.", feature=Feature.PATRONI),
+        "Where to ask Patroni for another PostgreSQL when ours is down.", feature=Feature.PATRONI,
+        example=["http://10.0.0.1:8008", "http://10.0.0.2:8008"]),
     Key("patroni_api_timeout", GP, _TIMEOUT, 5.0, NOTHING,
         "How long Patroni may take to answer.", feature=Feature.PATRONI),
     Key("fallback_cooldown", GP, _TIME, 30.0, NOTHING,
@@ -432,41 +442,43 @@ _FALLBACK = (
     Key("fallback_connect_timeout", GP, _TIMEOUT, 5.0, NOTHING,
         "How long each candidate may take to answer.", feature=Feature.PATRONI),
     Key("fallback_lifetime", GP, _TIMEOUT, Derived("fallback_cooldown"), NOTHING,
-        "Age at which backends of a fallback are closed.", feature=Feature.PATRONI),
+        "Age at which backends of a fallback are closed.", feature=Feature.PATRONI, example="30s"),
 )
 
 _USERS = (
     Key("username", U, _TEXT, REQUIRED, NEW_POOL,
-        "The name under which clients log in."),
+        "The name under which clients log in.", example="shop"),
     Key("password", U, SecretText(), REQUIRED, NEW_CLIENTS,
-        "What they prove: a plain password, `md5...` or `SCRAM-SHA-256$...` as PostgreSQL stores it, or empty."),
+        "What they prove: a plain password, `md5...` or `SCRAM-SHA-256$...` as PostgreSQL stores it, or empty.",
+        example="${SHOP_PASSWORD}"),
     Key("pool_size", U, _POSITIVE, REQUIRED, NOTHING,
-        "The most backends of this user."),
+        "The most backends of this user.", example=40),
     Key("min_pool_size", U, _COUNT, 0, NOTHING,
         "Backends that are opened ahead and kept open."),
     Key("server_username", U, _TEXT, Derived("username"), NEW_BACKENDS,
-        "The role as which we log in to PostgreSQL."),
+        "The role as which we log in to PostgreSQL.", example="shop_owner"),
     Key("server_password", U, SecretText(), None, NEW_BACKENDS,
-        "That role's password; without it what the client has proved is used."),
+        "That role's password; without it what the client has proved is used.", example="${SHOP_OWNER_PASSWORD}"),
     Key("auth_pam_service", U, _TEXT, None, NEW_CLIENTS,
-        "Check the password by this PAM service.", feature=Feature.PAM),
+        "Check the password by this PAM service.", feature=Feature.PAM, example="postgresql"),
 )
 
 _AUTH_QUERY = (
     Key("query", A, _TEXT, REQUIRED, NEW_POOL,
-        "The query that looks a user up; `$1` is the name.", feature=Feature.AUTH_QUERY),
+        "The query that looks a user up; `$1` is the name.", feature=Feature.AUTH_QUERY,
+        example="SELECT usename, passwd FROM pg_shadow WHERE usename = $1"),
     Key("user", A, _TEXT, REQUIRED, NEW_POOL,
-        "The role that runs it.", feature=Feature.AUTH_QUERY),
+        "The role that runs it.", feature=Feature.AUTH_QUERY, example="pgdoorman_auth"),
     Key("password", A, SecretText(), Secret(""), NEW_POOL,
-        "That role's password.", feature=Feature.AUTH_QUERY),
+        "That role's password.", feature=Feature.AUTH_QUERY, example="${PGDOORMAN_AUTH_PASSWORD}"),
     Key("database", A, _TEXT, Derived("the pool's server_database"), NEW_POOL,
-        "Where it is run.", feature=Feature.AUTH_QUERY),
+        "Where it is run.", feature=Feature.AUTH_QUERY, example="postgres"),
     Key("workers", A, Integer(1, 1024), 2, NEW_POOL,
         "Connections that run it.", feature=Feature.AUTH_QUERY),
     Key("server_user", A, _TEXT, None, NEW_POOL,
-        "One role for the backends of all users found this way.", feature=Feature.AUTH_QUERY),
+        "One role for the backends of all users found this way.", feature=Feature.AUTH_QUERY, example="shop_owner"),
     Key("server_password", A, SecretText(), None, NEW_POOL,
-        "That role's password.", feature=Feature.AUTH_QUERY),
+        "That role's password.", feature=Feature.AUTH_QUERY, example="${SHOP_OWNER_PASSWORD}"),
     Key("pool_size", A, _POSITIVE, 40, NOTHING,
         "The most backends of each user found this way, or of the one role.", feature=Feature.AUTH_QUERY),
     Key("min_pool_size", A, _COUNT, 0, NOTHING,
@@ -494,30 +506,30 @@ _WEB = (
     Key("log_tap_max_entries", W, _COUNT, 8192, NOTHING,
         "Log lines kept for the console.", zero="none", feature=Feature.WEB_PAGES),
     Key("trusted_proxies", W, NETWORKS, (), NOTHING,
-        "Networks whose forwarded headers are believed.", feature=Feature.WEB_PAGES),
+        "Networks whose forwarded headers are believed.", feature=Feature.WEB_PAGES, example=["10.0.0.0/8"]),
     Key("sso_enabled", W, _FLAG, False, NOTHING,
         "Let people in with a JWT.", feature=Feature.SSO),
     Key("sso_proxy_url", W, _TEXT, None, NOTHING,
-        "The link that the login dialog shows.", feature=Feature.SSO),
+        "The link that the login dialog shows.", feature=Feature.SSO, example="https://login.example.com"),
     Key("sso_public_key_file", W, FilePath(), None, NOTHING,
-        "The RS256 key of tokens.", feature=Feature.SSO),
+        "The RS256 key of tokens.", feature=Feature.SSO, example="sso.pem"),
     Key("sso_audience", W, TEXTS, (), NOTHING,
-        "Audiences that a token may be for.", feature=Feature.SSO),
+        "Audiences that a token may be for.", feature=Feature.SSO, example=["pgdoorman"]),
     Key("sso_allowed_users", W, TEXTS, ("*",), NOTHING,
         "Who may come in.", feature=Feature.SSO),
     Key("sso_groups_claim", W, _TEXT, "groups", NOTHING,
         "The claim that holds the groups.", feature=Feature.SSO),
     Key("sso_admin_groups", W, TEXTS, (), NOTHING,
-        "Groups whose members are admins.", feature=Feature.SSO),
+        "Groups whose members are admins.", feature=Feature.SSO, example=["dba"]),
     Key("sso_require_https", W, _FLAG, False, NOTHING,
         "Refuse tokens that came over plain HTTP.", feature=Feature.SSO),
 )
 
 _TALOS = (
     Key("keys", T, PATHS, (), NEW_CLIENTS,
-        "Public RSA keys of tokens; the file's stem is the key's id.", feature=Feature.TALOS),
+        "Public RSA keys of tokens; the file's stem is the key's id.", feature=Feature.TALOS, example=["talos-1.pem"]),
     Key("databases", T, TEXTS, (), NEW_CLIENTS,
-        "Databases that a token may name.", feature=Feature.TALOS),
+        "Databases that a token may name.", feature=Feature.TALOS, example=["shop"]),
 )
 
 # fmt: on

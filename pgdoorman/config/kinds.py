@@ -60,6 +60,11 @@ def wrong(kind: Kind, node: Node, reason: str = "") -> Refused:
     return Refused((f"must be {kind.allowed}, not {describe(node.value)}" + (f" ({reason})" if reason else ""), node))
 
 
+def human(kind: Kind, value: Any) -> str:
+    """The value as a person would say it: durations and sizes with units, no secret shown."""
+    return str(kind.plain(value)) if isinstance(kind, Duration | Size) else kind.show(value)
+
+
 def suggest(word: str, words: Iterable[str]) -> str:
     """` (did you mean "x"?)` for the word that looks most like it, or nothing."""
     near = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.6)
@@ -335,15 +340,18 @@ class SecretText:
 
 @dataclass(frozen=True, slots=True)
 class FilePath:
-    """The path of a file; a relative one is looked for beside the configuration file, then in the working directory."""
+    """A file; a relative path is looked for beside the configuration file, then in the working directory."""
 
-    allowed = "the path of a file"
+    allowed = "the path of a file that can be read"
     label = "path"
 
     def read(self, node: Node, at: Surroundings) -> Path:
         if not isinstance(node.value, str) or not node.value or "\0" in node.value:
             raise wrong(self, node)
-        return at.find_file(node.value)
+        try:
+            return at.readable_file(node.value)
+        except ValueError as error:
+            raise Refused((str(error), node)) from None
 
     def show(self, value: Path) -> str:
         return str(value)
@@ -461,7 +469,7 @@ class Rules:
         return RulesText(text, str(path))
 
     def show(self, value: RulesText) -> str:
-        return value.text
+        return f"{len(value.text.splitlines())} lines of {value.file} from line {value.first_line}"
 
     def plain(self, value: RulesText) -> str:
         return value.text
@@ -487,10 +495,10 @@ def _text(text: str, _at: Surroundings) -> str:
 
 
 def _path(text: str, at: Surroundings) -> Path:
-    return at.find_file(text)
+    return at.readable_file(text)
 
 
 NETWORKS = ListOf("list of networks", 'networks such as "10.0.0.0/8" or "::1/128"', _network)
 URLS = ListOf("list of URLs", "http or https addresses", _url, at_least=1)
 TEXTS = ListOf("list of texts", "texts", _text)
-PATHS = ListOf("list of paths", "paths of files", _path)
+PATHS = ListOf("list of paths", "paths of files that can be read", _path)

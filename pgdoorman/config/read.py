@@ -86,7 +86,8 @@ class Reader:
             return {}
         if isinstance(node.value, dict):
             return node.value
-        self._findings.refuse(path, f"must be a table, not {describe(node.value)}", node)
+        if not self._findings.is_broken(path):
+            self._findings.refuse(path, f"must be a table, not {describe(node.value)}", node)
         return {}
 
     def _pools(self, node: Node | None) -> dict[str, PoolSettings]:
@@ -130,7 +131,9 @@ class Reader:
             return {name: self._stand_in(key, section) for name, key in keys.items()}
         table = self._table(node, path)
         if table and all(key.since is Since.LATER for key in keys.values()):
-            self._refuse_feature(next(iter(keys.values())), path, node)
+            self._findings.refuse(path, "this section is not available in this version", node)
+            for name in keys:
+                self._findings.doubt((*path, name))
             return {name: self._stand_in(key, section) for name, key in keys.items()}
         self._refuse_unknown(section, path, table)
         return {name: self._value(key, section, path, table, node) for name, key in keys.items()}

@@ -33,6 +33,17 @@ class Surroundings:
         beside = self.folder / text
         return beside if beside.exists() or not Path(text).exists() else Path(text)
 
+    def readable_file(self, text: str) -> Path:
+        """A file that somebody else will read. Raises ValueError if nobody could."""
+        path = self.find_file(text)
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+        self.files.append(path)
+        return path
+
     def read_file(self, text: str) -> tuple[str, Path]:
         """The text of a file that the configuration names, and its path. Raises ValueError with the reason."""
         path = self.find_file(text)

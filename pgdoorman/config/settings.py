@@ -94,8 +94,8 @@ class RulesText:
     """Host-based rules as they were written. Line n of `text` is line `first_line + n - 1` of `file`."""
 
     text: str
-    file: str
-    first_line: int = 1
+    file: str = field(compare=False)
+    first_line: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 from pgdoorman.config.document import Path
 from pgdoorman.config.findings import Findings
-from pgdoorman.config.keys import FEATURES, Feature
+from pgdoorman.config.keys import Feature, is_available
 from pgdoorman.config.settings import (
     AuthQuerySettings,
     GeneralSettings,
+    Parameters,
     PoolSettings,
     Secret,
     ServerTlsMode,
@@ -23,6 +24,8 @@ from pgdoorman.config.startup_parameters import LONGEST_BODY, LONGEST_MESSAGE, e
 _GENERAL: Path = ("general",)
 _SCRAM = re.compile(r"SCRAM-SHA-256\$[1-9][0-9]{0,9}:[A-Za-z0-9+/]+={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=")
 _MD5 = re.compile(r"md5[0-9a-f]{32}")
+# The longest path that fits sockaddr_un with its zero byte, on Linux.
+_LONGEST_SOCKET = 107
 _ADMIN_DATABASES = ("pgdoorman", "pgbouncer")
 
 
@@ -49,6 +52,8 @@ def _general(general: GeneralSettings, findings: Findings) -> None:
     for name in ("tcp_socket_buffer_size", "unix_socket_buffer_size"):
         if 0 < getattr(general, name) < 65_536:
             findings.warn("a buffer of less than 64KB makes large results slow", (*_GENERAL, name))
+    if general.unix_socket_dir is not None:
+        _socket_fits(general.unix_socket_dir, general.port, (*_GENERAL, "unix_socket_dir"), findings)
     _parameters_fit(general.startup_parameters, (*_GENERAL, "startup_parameters"), findings)
     _client_tls(general, findings)
     _fallback_cooldown(general.fallback_cooldown, _GENERAL, findings)
@@ -89,16 +94,17 @@ def _pool(settings: Settings, pool: PoolSettings, findings: Findings) -> None:
     path: Path = ("pools", pool.name)
     if pool.name in _ADMIN_DATABASES:
         findings.warn("clients cannot reach this pool: the name is the admin console's", path)
-    if pool.prepared_statements is not False and pool.prepared_statements_cache_size is not None:
-        _statement_caches(True, pool.prepared_statements_cache_size, path, findings)
+    _pool_statement_caches(settings.general, pool, path, findings)
     if pool.client_anonymous_prepared_cache_size == 0:
         _warn_endless_cache(path, findings)
+    if pool.server_host.startswith("/"):
+        _socket_fits(pool.server_host, pool.server_port, (*path, "server_host"), findings)
     _server_tls(pool.server_tls_mode or ServerTlsMode.DISABLE, pool, path, settings.general, findings)
     if pool.fallback_cooldown is not None:
         _fallback_cooldown(pool.fallback_cooldown, path, findings)
     _parameters_fit(pool.startup_parameters, (*path, "startup_parameters"), findings)
     merged = merge_parameters(settings.general.startup_parameters, pool.startup_parameters)
-    _parameters_fit(merged, (*path, "startup_parameters"), findings, "together with the general ones ")
+    _parameters_fit(merged, (*path, "startup_parameters"), findings, ("general", "startup_parameters"))
     _unique_users(path, findings)
     for position, user in _users_with_positions(pool, path, findings):
         _user(settings.effective(pool, user), user, (*path, "users", position), findings)
@@ -141,7 +147,7 @@ def _user(effective: UserPoolSettings, user: UserSettings, path: Path, findings:
     _jwt(user.server_password, (*path, "server_password"), findings)
     if user.server_password is not None and user.server_username is None:
         findings.forbid("needs server_username as well", (*path, "server_password"), (*path, "server_username"))
-    _message_fits(effective, (*path, "username"), findings)
+    _message_fits(effective, path, findings)
 
 
 def _least_and_most(least: int, most: int, path: Path, findings: Findings) -> None:
@@ -164,7 +170,7 @@ def _user_secret(secret: Secret, path: Path, findings: Findings) -> None:
 
 def _jwt(secret: Secret | None, path: Path, findings: Findings) -> None:
     text = secret.reveal() if secret is not None else ""
-    if text.startswith(("jwt-pkey-fpath:", "jwt-priv-key-fpath:")) and Feature.JWT not in FEATURES:
+    if text.startswith(("jwt-pkey-fpath:", "jwt-priv-key-fpath:")) and not is_available(Feature.JWT):
         findings.forbid("not available in this version (JWT)", path)
 
 
@@ -208,6 +214,14 @@ def _statement_caches(enabled: bool, size: int, path: Path, findings: Findings) 
         )
 
 
+def _pool_statement_caches(general: GeneralSettings, pool: PoolSettings, path: Path, findings: Findings) -> None:
+    enabled = general.prepared_statements if pool.prepared_statements is None else pool.prepared_statements
+    if pool.prepared_statements_cache_size is not None:
+        _statement_caches(enabled, pool.prepared_statements_cache_size, path, findings)
+    elif pool.prepared_statements:
+        _statement_caches(enabled, general.prepared_statements_cache_size, path, findings)
+
+
 def _warn_endless_cache(path: Path, findings: Findings) -> None:
     findings.warn("0 lets one client fill the memory", (*path, "client_anonymous_prepared_cache_size"))
 
@@ -217,15 +231,25 @@ def _fallback_cooldown(cooldown: float, path: Path, findings: Findings) -> None:
         findings.warn("less than a second makes for many needless tries", (*path, "fallback_cooldown"))
 
 
-def _parameters_fit(parameters: tuple[tuple[str, str], ...], path: Path, findings: Findings, how: str = "") -> None:
+def _socket_fits(folder: str, port: int, path: Path, findings: Findings) -> None:
+    length = len(f"{folder}/.s.PGSQL.{port}".encode())
+    if length > _LONGEST_SOCKET:
+        findings.forbid(f"the path of the socket takes {length} bytes; the kernel takes {_LONGEST_SOCKET}", path)
+
+
+def _parameters_fit(parameters: Parameters, path: Path, findings: Findings, *added: Path) -> None:
     length = encoded_length(parameters)
     if length > LONGEST_BODY:
-        findings.forbid(f"{how}take {length} bytes; PostgreSQL has room for {LONGEST_BODY}", path)
+        how = "together with the general ones " if added else ""
+        findings.forbid(f"{how}take {length} bytes; PostgreSQL has room for {LONGEST_BODY}", path, *added)
 
 
 def _message_fits(effective: UserPoolSettings, path: Path, findings: Findings) -> None:
     length = message_length(effective.server_username, effective.server_database, effective.startup_parameters)
     if length > LONGEST_MESSAGE:
+        parameters = (("general", "startup_parameters"), ("pools", effective.pool, "startup_parameters"))
         findings.forbid(
-            f"the message that opens a backend takes {length} bytes; PostgreSQL takes {LONGEST_MESSAGE}", path
+            f"the message that opens a backend takes {length} bytes; PostgreSQL takes {LONGEST_MESSAGE}",
+            (*path, "username"),
+            *parameters,
         )

@@ -12,8 +12,9 @@ from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString, Sc
 from pgdoorman.config.document import MAX_DEPTH, Node, Value
 from pgdoorman.errors import ConfigError
 
-# Aliases can make a short text enormous; a real file of 50,000 users has some 300,000 values.
-_MAX_VALUES = 2_000_000
+# Aliases can make a short text enormous. Without them there is less than one value for a character of text; honest ones
+# repeat a handful of defaults.
+_VALUES_PER_CHARACTER = 10
 
 
 def parse(text: str, file: str) -> Node:
@@ -32,7 +33,7 @@ def parse(text: str, file: str) -> Node:
         raise ConfigError(f"YAML: {type(error).__name__}", file=file) from None
     except RecursionError:
         raise ConfigError("nested too deeply", file=file) from None
-    return _Tree(file).node({} if document is None else document, 1, 1, 0)
+    return _Tree(file, len(text)).node({} if document is None else document, 1, 1, 0)
 
 
 def _syntax_error(problem: str, error: MarkedYAMLError, file: str) -> ConfigError:
@@ -43,13 +44,13 @@ def _syntax_error(problem: str, error: MarkedYAMLError, file: str) -> ConfigErro
 class _Tree:
     """Builds nodes out of ruamel's commented values."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, length: int) -> None:
         self._file = file
-        self._count = 0
+        self._left = 1000 + _VALUES_PER_CHARACTER * length
 
     def node(self, value: Any, line: int, value_line: int, depth: int) -> Node:
-        self._count += 1
-        if depth > MAX_DEPTH or self._count > _MAX_VALUES:
+        self._left -= 1
+        if depth > MAX_DEPTH or self._left < 0:
             raise ConfigError("nested too deeply, or aliases that repeat too much", file=self._file, line=line)
         block = isinstance(value, LiteralScalarString | FoldedScalarString)
         return Node(self._value(value, line, depth), self._file, line, value_line + block)
@@ -77,6 +78,8 @@ class _Tree:
             key_line, value_line = line, line
             if key in mapping.lc.data:  # a key that came by a merge (<<) has no place of its own
                 key_line, value_line = mapping.lc.data[key][0] + 1, mapping.lc.data[key][2] + 1
+            if str(key) in table:  # 1 and "1" are two keys to YAML
+                raise ConfigError(f'the key "{key}" stands twice in one mapping', file=self._file, line=key_line)
             table[str(key)] = self.node(item, key_line, value_line, depth + 1)
         return table
 
