@@ -77,6 +77,8 @@ def _show(statement: Show, flavour: Flavour) -> Plan:
 def _select(statement: Select, flavour: Flavour) -> Plan:
     if courtesies.is_completion(statement):
         return courtesies.completion(statement, _names_to_show, _names_to_set)
+    if courtesies.is_type_lookup(statement):
+        return courtesies.no_types()
     if len(statement.tokens) == 1:
         found = show.show_plan(statement.tokens[0].text.upper(), None, flavour)
         if found is not None:

@@ -50,6 +50,7 @@ class _Prepared:
     """A prepared statement; None as plan is the empty query."""
 
     plan: Plan | None
+    parameter_types: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -236,16 +237,18 @@ class Console:
         name, rest = _cut_string(body)
         text, rest = _cut_string(rest)
         (count,), rest = _cut_numbers("!H", rest)
-        _expect_end(rest[4 * count :])
-        if count:
-            raise _CommandError("the console takes no parameters", "0A000")
+        types, rest = _cut_numbers(f"!{count}I", rest)
+        _expect_end(rest)
         if name and name in self._statements:
             raise _CommandError(f'prepared statement "{name}" already exists', "42P05")
         statements = grammar.parse(text)
         if len(statements) > 1:
             raise _CommandError("cannot insert multiple commands into a prepared statement", "42601")
         _limit(self._statements)
-        self._statements[name] = _Prepared(plan(statements[0], self._flavour) if statements else None)
+        prepared = _Prepared(plan(statements[0], self._flavour) if statements else None, types)
+        if types and (prepared.plan is None or not prepared.plan.takes_parameters):
+            raise _CommandError("the console takes no parameters", "0A000")
+        self._statements[name] = prepared
         return ConsoleReply(results.parse_complete())
 
     def _bind(self, body: bytes) -> ConsoleReply:
@@ -255,10 +258,14 @@ class Console:
         rest = rest[2 * count :]
         (values,), rest = _cut_numbers("!H", rest)
         prepared = self._statement(name)
-        if values:
+        expected = len(prepared.parameter_types)
+        if values != expected:
             raise ProtocolViolation(
-                f'bind message supplies {values} parameters, but prepared statement "{name}" requires 0'
+                f'bind message supplies {values} parameters, but prepared statement "{name}" requires {expected}'
             )
+        for _ in range(values):
+            (length,), rest = _cut_numbers("!i", rest)
+            rest = rest[max(0, length) :]
         (count,), rest = _cut_numbers("!H", rest)
         formats, rest = _cut_numbers(f"!{count}H", rest)
         _expect_end(rest)
@@ -271,8 +278,9 @@ class Console:
     def _describe(self, body: bytes) -> ConsoleReply:
         kind, name = _cut_kind(body)
         if kind == b"S":
-            described = self._statement(name).plan
-            return ConsoleReply(results.parameter_description(()) + _described(described, []))
+            prepared = self._statement(name)
+            types = results.parameter_description(prepared.parameter_types)
+            return ConsoleReply(types + _described(prepared.plan, []))
         portal = self._portal(name)
         return ConsoleReply(_described(portal.plan, portal.formats))
 

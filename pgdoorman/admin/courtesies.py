@@ -118,7 +118,11 @@ type _Answer = Callable[[Asker], Value]
 
 
 _FUNCTIONS: Final[dict[str, tuple[int, _Answer]]] = {
-    "version": (TEXT, lambda asker: f"pgdoorman {asker.overview.identity().version}"),
+    # SQLAlchemy wants to read a version of PostgreSQL out of this, and nobody else looks at it.
+    "version": (
+        TEXT,
+        lambda asker: f"console of pgdoorman {asker.overview.identity().version} for PostgreSQL 14 clients",
+    ),
     "current_database": (TEXT, lambda asker: asker.database),
     "current_catalog": (TEXT, lambda asker: asker.database),
     "current_schema": (TEXT, lambda _asker: "pg_catalog"),
@@ -204,6 +208,19 @@ def _call(tokens: Sequence[Token]) -> tuple[str, int, _Answer] | None:
         return None
     type_oid, value = _FUNCTIONS[name]
     return name, type_oid, value
+
+
+_TYPE_LOOKUP: Final = re.compile(r"\bpg_type\b", re.IGNORECASE)
+
+
+def is_type_lookup(statement: Select) -> bool:
+    """Whether this looks for types, as libraries do on every new connection to find hstore and its like."""
+    return bool(_TYPE_LOOKUP.search(statement.source))
+
+
+def no_types() -> Plan:
+    """The answer: there are none beyond the built-in ones."""
+    return Plan(lambda _asker: Outcome("SELECT 0"), (Column("oid", INT4),), verb="SELECT", takes_parameters=True)
 
 
 # --- completion in psql -----------------------------------------------------------------------------------------------

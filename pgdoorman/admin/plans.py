@@ -57,6 +57,8 @@ class Plan:
     columns: Sequence[Column] | None = None
     verb: str = ""
     target: str = ""
+    takes_parameters: bool = False
+    """Whether Parse and Bind may bring some; they are ignored."""
 
 
 def answer(tag: str, *, notices: bytes = b"") -> Plan:

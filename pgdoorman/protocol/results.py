@@ -7,7 +7,7 @@ Protocol chapter, sections "Message Formats" and "Error and Notice Message Field
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -31,6 +31,10 @@ BINARY_FORMAT: Final = 1
 
 type Value = str | int | float | bool | Decimal | bytes | None
 """What one cell of a result can be; None is NULL."""
+
+_PACK_COUNT: Final = struct.Struct("!H").pack
+_PACK_LENGTH: Final = struct.Struct("!I").pack
+_NULL: Final = b"\xff\xff\xff\xff"
 
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
@@ -79,24 +83,28 @@ def row_description(columns: Sequence[Column], formats: Sequence[int] = ()) -> b
 
 def data_row(cells: Sequence[bytes | str | None]) -> bytes:
     """DataRow ('D') from encoded cells: bytes go out as they are, a str as `safe_bytes`, None is NULL."""
-    parts = [struct.pack("!H", len(cells))]
-    for cell in cells:
-        if cell is None:
-            parts.append(b"\xff\xff\xff\xff")
-            continue
-        raw = safe_bytes(cell) if isinstance(cell, str) else cell
-        parts.append(struct.pack("!I", len(raw)))
-        parts.append(raw)
-    return message(codes.DATA_ROW, b"".join(parts))
+    return _data_row([safe_bytes(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
 def data_rows(columns: Sequence[Column], rows: Iterable[Sequence[Value]], formats: Sequence[int] = ()) -> bytes:
     """One DataRow for each row of Python values, each encoded for its column in the format that was asked for."""
     plan = list(zip(columns, expand_formats(formats, len(columns)), strict=True))
+    encoders = [_encoder(column.type_oid, code) for column, code in plan]
     return b"".join(
-        data_row([encode(value, column.type_oid, code) for value, (column, code) in zip(row, plan, strict=True)])
+        _data_row([None if value is None else make(value) for make, value in zip(encoders, row, strict=True)])
         for row in rows
     )
+
+
+def _data_row(cells: Sequence[bytes | None]) -> bytes:
+    parts = [_PACK_COUNT(len(cells))]
+    for cell in cells:
+        if cell is None:
+            parts.append(_NULL)
+        else:
+            parts.append(_PACK_LENGTH(len(cell)))
+            parts.append(cell)
+    return message(codes.DATA_ROW, b"".join(parts))
 
 
 def expand_formats(formats: Sequence[int], columns: int) -> Sequence[int]:
@@ -119,45 +127,36 @@ def encode(value: Value, type_oid: int, code: int = TEXT_FORMAT) -> bytes | None
     An int4 or int8 that is out of range is sent as the nearest number that fits: a wrong but huge number is worth more
     to someone who watches a counter than an error instead of all rows.
     """
-    if value is None:
-        return None
-    if type_oid in (INT4, INT8):
-        return _encode_integer(int(value), type_oid, code)
-    if code == BINARY_FORMAT:
-        return _encode_binary(value, type_oid)
-    return _encode_text(value, type_oid)
+    return None if value is None else _encoder(type_oid, code)(value)
 
 
-def _encode_integer(number: int, type_oid: int, code: int) -> bytes:
-    limit = 2**31 - 1 if type_oid == INT4 else 2**63 - 1
-    number = max(-limit - 1, min(limit, number))
-    if code == BINARY_FORMAT:
-        return struct.pack("!i" if type_oid == INT4 else "!q", number)
-    return b"%d" % number
+def _encoder(type_oid: int, code: int) -> Callable[[Value], bytes]:
+    return (_BINARY if code == BINARY_FORMAT else _TEXT)[type_oid]
 
 
-def _encode_text(value: Value, type_oid: int) -> bytes:
-    if type_oid == BYTEA:
-        return b"\\x" + _as_bytes(value).hex().encode()
-    if type_oid == BOOL:
-        return b"t" if value else b"f"
-    if type_oid == NUMERIC:
-        return _plain_number(value).encode()
-    if isinstance(value, bytes):
-        return safe_bytes(value.decode("utf-8", "replace"))
-    return safe_bytes(str(value))
+def _text(value: Value) -> bytes:
+    if isinstance(value, str):
+        return safe_bytes(value)
+    return safe_bytes(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
-def _encode_binary(value: Value, type_oid: int) -> bytes:
-    if type_oid == BYTEA:
-        return _as_bytes(value)
-    if type_oid == BOOL:
-        return b"\1" if value else b"\0"
-    if type_oid == FLOAT8:
-        return struct.pack("!d", float(value))  # type: ignore[arg-type]
-    if type_oid == NUMERIC:
-        return _numeric(Decimal(_plain_number(value)))
-    return _encode_text(value, type_oid)
+def _clamped(value: Value, limit: int) -> int:
+    return max(-limit - 1, min(limit, int(value)))  # type: ignore[arg-type]  # NULL never comes here
+
+
+def _clamped_text(limit: int) -> Callable[[Value], bytes]:
+    return lambda value: b"%d" % _clamped(value, limit)
+
+
+def _clamped_binary(layout: str, limit: int) -> Callable[[Value], bytes]:
+    pack = struct.Struct(layout).pack
+    return lambda value: pack(_clamped(value, limit))
+
+
+def _numeric_text(value: Value) -> bytes:
+    if type(value) is int:
+        return b"%d" % value
+    return _plain_number(value).encode()
 
 
 def _as_bytes(value: Value) -> bytes:
@@ -190,6 +189,30 @@ def _numeric(number: Decimal) -> bytes:
         weight = 0
     sign = 0x4000 if number < 0 else 0
     return struct.pack(f"!hhHh{len(digits)}h", len(digits), weight, sign, scale, *digits)
+
+
+_MAX_INT4: Final = 2**31 - 1
+_MAX_INT8: Final = 2**63 - 1
+
+_TEXT: Final[Mapping[int, Callable[[Value], bytes]]] = {
+    BOOL: lambda value: b"t" if value else b"f",
+    BYTEA: lambda value: b"\\x" + _as_bytes(value).hex().encode(),
+    INT8: _clamped_text(_MAX_INT8),
+    INT4: _clamped_text(_MAX_INT4),
+    TEXT: _text,
+    FLOAT8: _text,
+    NUMERIC: _numeric_text,
+}
+
+_BINARY: Final[Mapping[int, Callable[[Value], bytes]]] = {
+    BOOL: lambda value: b"\1" if value else b"\0",
+    BYTEA: _as_bytes,
+    INT8: _clamped_binary("!q", _MAX_INT8),
+    INT4: _clamped_binary("!i", _MAX_INT4),
+    TEXT: _text,
+    FLOAT8: lambda value: struct.pack("!d", float(value)),  # type: ignore[arg-type]
+    NUMERIC: lambda value: _numeric(Decimal(_plain_number(value))),
+}
 
 
 def command_complete(tag: str) -> bytes:

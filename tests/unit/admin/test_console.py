@@ -215,6 +215,22 @@ def test_errors_of_the_extended_protocol_are_skipped_to_the_next_sync(requests: 
     assert kinds(desk.query("SHOW VERSION")) == "TDCZ"
 
 
+def test_a_lookup_of_types_finds_none_and_may_have_parameters() -> None:
+    desk = Desk()
+    text = "SELECT typname AS name, oid FROM pg_type t WHERE t.oid = to_regtype($1)"
+    answer = desk.ask(
+        wire.parse("", text, [25]),
+        wire.describe_statement(),
+        wire.bind("", "", ["hstore"]),
+        wire.execute(),
+        wire.sync(),
+    )
+    assert kinds(answer) == "1tT2CZ"
+    assert answer[1].body == struct.pack("!HI", 1, 25)
+    assert kinds(desk.ask(wire.parse("", text, [25]), wire.bind("", "", [None]), wire.execute(), wire.sync())) == "12CZ"
+    assert error(desk.ask(wire.parse("", text, [25]), wire.bind(), wire.sync()))["C"] == "08P01"
+
+
 def test_result_formats_that_do_not_fit() -> None:
     desk = Desk()
     for formats in ((1, 1, 1), (2,)):
