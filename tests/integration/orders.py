@@ -1047,7 +1047,7 @@ STATE = (
     several(
         "a setting stays with its client",
         t(0, (Q("set timezone = 'Asia/Tokyo'"), Q("set work_mem = '5MB'"), Q("set my.own = 'zero'"))),
-        t(1, (Q("show timezone"), Q("show work_mem"), Q("select current_setting('my.own', true)"))),
+        t(1, (Q("show timezone"), Q("show work_mem"), Q("select coalesce(current_setting('my.own', true), '')"))),
         t(0, (Q("show timezone"), Q("show work_mem"), Q("show my.own"))),
     ),
     several(
