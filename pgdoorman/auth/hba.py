@@ -610,8 +610,6 @@ def parse_options(line: RuleLine, connection: Connection, method: Method, tokens
         options[name] = value
     if method is Method.LDAP:
         _check_ldap(line, options)
-    if "clientname" in options and method is not Method.CERT and options.get("clientcert") != "verify-full":
-        raise line.error('"clientname" needs the method cert or clientcert=verify-full')
     return options
 
 
@@ -628,7 +626,7 @@ def _check_option(line: RuleLine, connection: Connection, method: Method, name: 
             raise line.error('clientcert only accepts "verify-full" when using cert authentication')
     elif name == "clientname":
         if connection is not Connection.HOSTSSL or value not in ("CN", "DN"):
-            raise line.error(f'invalid value for clientname: "{value}"')
+            raise line.error(f'invalid value for clientname, or not on a hostssl row: "{value}"')
     elif name not in _METHOD_OPTIONS.get(method, frozenset()):
         raise line.error(f'unrecognized authentication option "{name}" for method {method.value}')
     else:

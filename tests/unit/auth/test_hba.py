@@ -352,7 +352,7 @@ BAD_LINES = [
     ("host all all all md5 clientcert=verify-ca", "clientcert can only be configured for hostssl rows"),
     ("hostssl all all all md5 clientcert=1", "invalid value for clientcert"),
     ("hostssl all all all cert clientcert=verify-ca", 'clientcert only accepts "verify-full"'),
-    ("hostssl all all all md5 clientname=CN", '"clientname" needs'),
+    ("host all all all md5 clientname=CN", "not on a hostssl row"),
     ("hostssl all all all cert clientname=XX", "invalid value for clientname"),
     ("host all all all ldap", 'requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix"'),
     ("host all all all ldap ldapprefix=x", 'requires argument "ldapserver"'),

@@ -370,7 +370,7 @@ LINES = [
     "hostssl all all all md5 clientcert=verify-ca",
     "hostssl all all all md5 clientcert=verify-full",
     "hostssl all all all md5 clientcert=verify-full clientname=DN",
-    "hostssl all all all md5 clientcert=verify-full clientname=XX",
+    "hostssl all all all md5 clientname=CN",
     "hostssl all all all cert",
     "hostssl all all all cert map=m",
     "hostssl all all all cert clientname=CN",
