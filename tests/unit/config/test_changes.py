@@ -28,7 +28,7 @@ def test_users_come_and_go() -> None:
     changes = _compare(configuration() + BOB, configuration())
     assert changes
     assert changes.removed_users == (("shop", "bob"),)
-    assert not (changes.added_users or changes.added_pools or changes.removed_pools or changes.keys)
+    assert [*changes.added_users, *changes.added_pools, *changes.removed_pools, *changes.keys] == []
     assert changes.pools == {}
     assert changes.lines() == ("pools.shop: user bob removed",)
     assert _compare(configuration(), configuration() + BOB).added_users == (("shop", "bob"),)

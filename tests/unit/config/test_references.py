@@ -79,7 +79,7 @@ def test_long_secrets() -> None:
 def test_a_secret_shows_itself_only_when_asked() -> None:
     secret = Secret("hunter2")
     assert secret.reveal() == "hunter2"
-    for text in (repr(secret), str(secret), f"{secret}", f"{secret:>40}", "{!r:>40}".format(secret), repr([secret])):
+    for text in (repr(secret), str(secret), f"{secret}", f"{secret:>40}", f"{secret!r:>40}", repr([secret])):
         assert "hunter2" not in text
     assert secret == Secret("hunter2")
     assert hash(secret) == hash(Secret("hunter2"))
