@@ -129,6 +129,7 @@ class Ledger[E: Entry, W: Waiter]:
             if self._waiters and not self._paused:
                 # Straight to the oldest waiter: through the idle stack and settle it would cost twice as much.
                 chosen, _ = self._waiters.popitem(last=False)
+                entry.idle_since = now
                 return Errands(grants=[(chosen, entry)])
             if len(self._members) + self._opening > self._limit:
                 return self._remove_locked(entry, now)  # the limit was lowered
@@ -196,22 +197,6 @@ class Ledger[E: Entry, W: Waiter]:
                         taken.append(entry)
         return taken
 
-    def take_for_probe(self, now: float, idle_for: float) -> E | None:
-        """Claim (as EXAMINED) the longest idle backend if it has been idle for `idle_for` seconds; None if there is none."""
-        with self._lock:
-            oldest: E | None = None
-            for stack in self._idle:
-                for entry in stack:
-                    if now - entry.idle_since >= idle_for and (oldest is None or entry.idle_since < oldest.idle_since):
-                        oldest = entry
-            if oldest is None:
-                return None
-            self._idle[oldest.home].remove(oldest)
-            self._idle_count -= 1
-            oldest.place = EXAMINED
-            self._examined += 1
-            return oldest
-
     # What openers do.
 
     def opened(self, entry: E, worker: int, now: float) -> Errands[E, W]:
@@ -265,6 +250,11 @@ class Ledger[E: Entry, W: Waiter]:
                     self._opening += more
                     errands.openings += more
             return errands
+
+    def settle(self, now: float) -> Errands[E, W]:
+        """Settle, without opening up to the minimum."""
+        with self._lock:
+            return self._settle_locked(now) or Errands()
 
     def expire_waiters(self, now: float, timeout: float, reason: object) -> Errands[E, W]:
         """Refuse those who have waited longer than `timeout` seconds. The queue is in order of arrival, so only its

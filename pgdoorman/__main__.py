@@ -1,0 +1,5 @@
+"""`python -m pgdoorman`."""
+
+from pgdoorman.cli.main import main
+
+main()

@@ -1,0 +1,31 @@
+"""Delivering a CancelRequest (protocol, "Canceling Requests in Progress"): blocking, on a helper thread."""
+
+from pgdoorman.errors import BackendUnavailable
+from pgdoorman.protocol.codes import CANCEL_REQUEST
+from pgdoorman.protocol.framing import INT32, UINT32
+from pgdoorman.transport.connect import Address, wait_connected
+from pgdoorman.transport.sockets import SocketOptions, close_quietly
+
+
+def cancel_message(process_id: int, secret: bytes) -> bytes:
+    """The CancelRequest packet; secrets have 4 bytes in protocol 3.0 and 4 to 256 in 3.2."""
+    return INT32.pack(12 + len(secret)) + INT32.pack(CANCEL_REQUEST) + UINT32.pack(process_id) + secret
+
+
+def wait_cancelled(address: Address, process_id: int, secret: bytes, timeout: float, options: SocketOptions) -> None:
+    """Deliver the request and wait until the server has closed the connection, i.e. has sent the signal.
+
+    Raises BackendUnavailable if the server cannot be reached or does not close within `timeout` seconds.
+    """
+    sock = wait_connected(address, timeout, options)
+    try:
+        sock.settimeout(timeout)
+        sock.sendall(cancel_message(process_id, secret))
+        while sock.recv(64):
+            pass
+    except TimeoutError as error:
+        raise BackendUnavailable("the server did not take the cancel request in time") from error
+    except OSError:
+        return  # reset instead of closed: it was read all the same
+    finally:
+        close_quietly(sock)

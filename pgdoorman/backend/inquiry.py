@@ -1,0 +1,127 @@
+"""A simple query of our own on a backend that we hold: an audit, a reset, a liveness probe.
+
+Not for the hot path, and not for results of clients. Runs on the backend's worker; `done` is called once, on that
+thread.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pgdoorman.backend.connection import Backend
+from pgdoorman.backend.settings import reported_of
+from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError, ProtocolViolation
+from pgdoorman.prepared.rewrite import query_message
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.framing import FrameReader
+from pgdoorman.protocol.startup import parse_error_fields
+from pgdoorman.runtime.poller import WRITE
+from pgdoorman.runtime.timers import Timer
+from pgdoorman.transport.sockets import DONT_WAIT
+
+type Rows = list[tuple[str | None, ...]]
+type Done = Callable[[Backend, Rows, PgDoormanError | None], Any]
+
+LARGEST_ANSWER = 16 << 20
+
+
+class Inquiry:
+    """Sends one simple Query and collects its rows. It becomes the backend's holder until it is done.
+
+    `done(backend, rows, error)`: `error` is BackendRefused if the server refused, BackendUnavailable if the connection
+    was lost or time ran out (then the backend must be discarded), None if all went well. The holder is given back as it
+    was.
+    """
+
+    __slots__ = ("_backend", "_done", "_error", "_holder", "_reader", "_rows", "_timer")
+
+    def __init__(self, backend: Backend, sql: str, timeout: float, done: Done) -> None:
+        assert backend.worker is not None
+        self._backend = backend
+        self._holder = backend.holder
+        self._done: Done | None = done
+        self._reader = FrameReader(LARGEST_ANSWER)
+        self._rows: Rows = []
+        self._error: PgDoormanError | None = None
+        backend.holder = self
+        self._timer: Timer = backend.worker.after(timeout, self._out_of_time)
+        backend.push(query_message(sql.encode()))
+
+    def on_backend_event(self, backend: Backend, events: int) -> None:
+        if events & WRITE and backend.out:
+            backend.flush()
+        try:
+            data = backend.recv(65536, DONT_WAIT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._finish(BackendUnavailable(f"the connection to the server was lost: {error.strerror}"))
+            return
+        if not data:
+            self._finish(self._error or BackendUnavailable("the server closed the connection unexpectedly"))
+            return
+        backend.bytes_in += len(data)
+        self._reader.feed(data)
+        try:
+            self._read(backend)
+        except ProtocolViolation as violation:
+            self._finish(BackendUnavailable(f"the server broke the protocol: {violation}"))
+
+    def on_backend_crash(self, backend: Backend, error: Exception) -> None:
+        self._finish(BackendUnavailable(f"internal error: {error}"))
+
+    def _read(self, backend: Backend) -> None:
+        while (found := self._reader.next()) is not None:
+            kind, body = found
+            if kind == codes.READY_FOR_QUERY:
+                backend.status = body[0] if body else 0
+                if len(self._reader):
+                    raise ProtocolViolation("bytes behind ReadyForQuery")
+                self._finish(self._error, alive=True)
+                return
+            if kind == codes.DATA_ROW:
+                self._rows.append(read_row(body))
+            elif kind == codes.ERROR_RESPONSE:
+                self._error = self._error or BackendRefused(parse_error_fields(body))
+            elif kind == codes.PARAMETER_STATUS:
+                note_parameter(backend, body)
+
+    def _out_of_time(self) -> None:
+        self._finish(BackendUnavailable("the server did not answer in time"))
+
+    def _finish(self, error: PgDoormanError | None, *, alive: bool = False) -> None:
+        done, self._done = self._done, None
+        if done is None:
+            return
+        self._timer.cancel()
+        self._backend.holder = self._holder
+        if not alive and not isinstance(error, BackendUnavailable):
+            error = BackendUnavailable(str(error))
+        done(self._backend, self._rows, error)
+
+
+def read_row(body: bytes) -> tuple[str | None, ...]:
+    """The values of a DataRow in text format. Raises ProtocolViolation."""
+    values: list[str | None] = []
+    position = 2
+    for _ in range(int.from_bytes(body[:2])):
+        size = int.from_bytes(body[position : position + 4], signed=True)
+        position += 4
+        if size < 0:
+            values.append(None)
+            continue
+        if position + size > len(body):
+            raise ProtocolViolation("a DataRow ends inside a value")
+        values.append(body[position : position + size].decode("utf-8", "replace"))
+        position += size
+    return tuple(values)
+
+
+def note_parameter(backend: Backend, body: bytes) -> tuple[str, str]:
+    """A ParameterStatus of a backend: remember it. Returns name and value."""
+    name, _, rest = body.partition(b"\0")
+    key = name.decode("utf-8", "replace")
+    value = rest.partition(b"\0")[0].decode("utf-8", "replace")
+    present = backend.reported.by_name
+    if present.get(key) != value:
+        backend.reported = reported_of({**present, key: value})
+    return key, value

@@ -1,0 +1,209 @@
+"""Parameters of a session: which ones a client has set, and how a backend gets them.
+
+Two kinds of frozen, interned values, so that "is there anything to do?" is one identity test on the hot path:
+
+- `SessionSettings`: what is set at session level beyond what the connection itself started with, by name. A client has
+  its own (from its start-up packet and its SETs), a backend has those that were last put on it.
+- `Reported`: the values of the parameters that the server reports (ParameterStatus). A client was told some, a backend
+  reports some; where they differ when a client gets a backend, the client is told.
+
+Names are compared as PostgreSQL does, without case; the order of setting is the order of the dictionary.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from threading import Lock
+from weakref import WeakValueDictionary
+
+# Not settings of a session, though pg_settings may list them as set: they belong to a transaction or are a one-way act.
+NOT_CARRIED = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed"})
+
+# Parameters that no parse or plan depends on: clients that differ in these alone share prepared statements.
+_HARMLESS = frozenset(
+    {
+        "application_name",
+        "client_min_messages",
+        "extra_float_digits",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+        "lock_timeout",
+        "statement_timeout",
+        "transaction_timeout",
+    }
+)
+
+# Set in this order, after all others: a lesser role might not be allowed to set the others.
+IDENTITIES = ("session_authorization", "role")
+
+
+class SessionSettings:
+    """Settings by lower-case name, interned by `settings_of`; equal values are the same object."""
+
+    __slots__ = ("__weakref__", "by_name", "planning", "to_prove")
+
+    def __init__(self, by_name: Mapping[str, str]) -> None:
+        self.by_name = dict(by_name)
+        # The part that the meaning of a query text can depend on; None if there is none.
+        self.planning = frozenset((n, v) for n, v in self.by_name.items() if n not in _HARMLESS) or None
+
+        # The part that a server may refuse or respell; an application_name is taken as it comes.
+        self.to_prove = frozenset((n, v) for n, v in self.by_name.items() if n != "application_name")
+
+    def __repr__(self) -> str:
+        return f"<SessionSettings {self.by_name!r}>"
+
+    def with_(self, **changes: str) -> "SessionSettings":
+        """These and some more."""
+        return settings_of({**self.by_name, **changes})
+
+
+class Reported:
+    """Reported parameters in server order, interned by `reported_of`."""
+
+    __slots__ = ("__weakref__", "by_name")
+
+    def __init__(self, by_name: Mapping[str, str]) -> None:
+        self.by_name = dict(by_name)
+
+    def __repr__(self) -> str:
+        return f"<Reported {self.by_name!r}>"
+
+
+_lock = Lock()
+_settings: WeakValueDictionary[frozenset[tuple[str, str]], SessionSettings] = WeakValueDictionary()
+_reported: WeakValueDictionary[frozenset[tuple[str, str]], Reported] = WeakValueDictionary()
+
+DEFAULTS = SessionSettings({})
+"""Nothing set: the state of a fresh connection."""
+
+
+def settings_of(by_name: Mapping[str, str]) -> SessionSettings:
+    """The one object for these settings. Names are made lower-case."""
+    if not by_name:
+        return DEFAULTS
+    lowered = {name.lower(): value for name, value in by_name.items()}
+    key = frozenset(lowered.items())
+    with _lock:
+        found = _settings.get(key)
+        if found is None:
+            found = _settings[key] = SessionSettings(lowered)
+        return found
+
+
+def reported_of(by_name: Mapping[str, str]) -> Reported:
+    """The one object for these reported values."""
+    key = frozenset(by_name.items())
+    with _lock:
+        found = _reported.get(key)
+        if found is None:
+            found = _reported[key] = Reported(by_name)
+        return found
+
+
+def clean_ascii(text: str) -> str:
+    """As PostgreSQL shows an application_name: what is not printable ASCII becomes an escape."""
+    return "".join(char if " " <= char <= "~" else "".join(f"\\x{byte:02x}" for byte in char.encode()) for char in text)
+
+
+def move_sql(present: SessionSettings, wanted: SessionSettings) -> str:
+    """The statements that turn `present` into `wanted` on a backend; to be sent as one simple Query, so that they take
+    effect together or not at all."""
+    statements = []
+    surplus = [name for name in present.by_name if name not in wanted.by_name]
+    identities_change = any(present.by_name.get(name) != wanted.by_name.get(name) for name in IDENTITIES)
+    if identities_change:
+        # Both, and before anything else: RESET ALL touches neither, and a lesser role may not be able to go on.
+        statements += [f"RESET {name}" for name in ("role", "session_authorization") if name in present.by_name]
+    plain = [name for name in surplus if name not in IDENTITIES]
+    changed = {
+        name: value
+        for name, value in wanted.by_name.items()
+        if name not in IDENTITIES and present.by_name.get(name) != value
+    }
+    if len(plain) > 3:
+        statements.append("RESET ALL")
+        changed = {name: value for name, value in wanted.by_name.items() if name not in IDENTITIES}
+    else:
+        statements += [f"RESET {quote_name(name)}" for name in plain]
+    if identities_change:
+        changed.update({name: wanted.by_name[name] for name in IDENTITIES if name in wanted.by_name})
+    if changed:
+        calls = ", ".join(
+            f"pg_catalog.set_config({quote_text(name)}, {quote_text(value)}, false)" for name, value in changed.items()
+        )
+        statements.append(f"SELECT {calls}")
+    return "; ".join(statements)
+
+
+def quote_text(value: str) -> str:
+    """A string literal that means the same whatever standard_conforming_strings says."""
+    quoted = value.replace("'", "''")
+    if "\\" in quoted:
+        quoted = quoted.replace("\\", "\\\\")
+        return f" E'{quoted}'"
+    return f"'{quoted}'"
+
+
+def quote_name(name: str) -> str:
+    """A parameter's name, each part of a dotted one quoted for itself."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+
+
+# What an audit of a backend asks: every setting with its source in this session, and all that pins a client to it.
+# Everything is qualified, since the client's search_path may be hostile.
+_AUDIT = """\
+SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'
+UNION ALL SELECT 's', 'role', pg_catalog.current_setting('role')
+UNION ALL SELECT 's', 'session_authorization', pg_catalog.current_setting('session_authorization')
+UNION ALL SELECT 'p', 'prepared statement', name FROM pg_catalog.pg_prepared_statements WHERE from_sql
+UNION ALL SELECT 'p', 'cursor with hold', name FROM pg_catalog.pg_cursors WHERE is_holdable
+UNION ALL SELECT 'p', 'temporary object', relname::pg_catalog.text FROM pg_catalog.pg_class
+ WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
+UNION ALL SELECT 'p', 'temporary object', proname::pg_catalog.text FROM pg_catalog.pg_proc
+ WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
+UNION ALL SELECT 'p', 'temporary object', typname::pg_catalog.text FROM pg_catalog.pg_type
+ WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
+UNION ALL SELECT 'p', 'advisory lock', objid::pg_catalog.text FROM pg_catalog.pg_locks
+ WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+UNION ALL SELECT 'p', 'listen', channel FROM pg_catalog.pg_listening_channels() AS channel"""
+
+_CUSTOM_NAME = re.compile(rb"[a-zA-Z_][a-zA-Z0-9_$]*(?:\.[a-zA-Z_][a-zA-Z0-9_$]*)+")
+
+
+def audit_sql(custom_names: Iterable[str]) -> str:
+    """One query for the session's whole state: rows ('s', name, value) for settings, ('p', reason, object) for what
+    cannot be moved. pg_settings hides custom (dotted) parameters, so their names are asked for one by one."""
+    parts = [_AUDIT]
+    for name in sorted(custom_names):
+        literal = quote_text(name)
+        parts.append(
+            f"UNION ALL SELECT 's', {literal}, pg_catalog.current_setting({literal}, true)"
+            f" WHERE pg_catalog.current_setting({literal}, true) IS NOT NULL"
+        )
+    return "\n".join(parts)
+
+
+def custom_names_in(text: bytes) -> set[str]:
+    """Everything in a query that could be the name of a custom parameter. Too many do no harm: those that are not set
+    come back as NULL."""
+    return {match.decode("ascii").lower() for match in _CUSTOM_NAME.findall(text)}
+
+
+def settings_of_audit(rows: Iterable[tuple[str | None, ...]], login_role: str) -> SessionSettings:
+    """The session settings that an audit found."""
+    found: dict[str, str] = {}
+    for kind, name, value in rows:
+        if kind != "s" or name is None or value is None:
+            continue
+        lowered = name.lower()
+        if lowered in NOT_CARRIED:
+            continue
+        if (lowered == "role" and value == "none") or (lowered == "session_authorization" and value == login_role):
+            continue
+        found[lowered] = value
+    return settings_of(found)
+
+
+def pins_of_audit(rows: Iterable[tuple[str | None, ...]]) -> frozenset[str]:
+    """The reasons why the client has to keep its backend, that an audit found."""
+    return frozenset(name for kind, name, _ in rows if kind == "p" and name is not None)

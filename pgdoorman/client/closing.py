@@ -1,0 +1,15 @@
+"""Errors as messages: what a client is told when the pooler itself has to say something, or passes on a refusal."""
+
+from pgdoorman.errors import BackendRefused, PgDoormanError
+from pgdoorman.protocol.results import error_response_for
+
+
+def error_message(error: PgDoormanError, severity: str = "") -> bytes:
+    """The ErrorResponse for an error. A server's own refusal is passed on field by field; `severity` overrides (a FATAL
+    that does not end this client's connection must not claim so)."""
+    if isinstance(error, BackendRefused):
+        fields = {"S": "FATAL", "V": "FATAL", "C": "XX000", "M": error.message} | error.fields
+        if severity:
+            fields |= {"S": severity, "V": severity}
+        return error_response_for(BackendRefused(fields))
+    return error_response_for(error, severity=severity or None)

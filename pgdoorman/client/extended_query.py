@@ -1,0 +1,433 @@
+"""The extended query protocol through a pool: every message goes on, under names that the backend knows.
+
+The rule is to let PostgreSQL speak: no reply is made up that the server can be made to give itself, in its place in the
+stream and under its own error rules. (Each statement has a name of ours on the backends; see `prepared`.)
+
+    client sends                     server gets
+    Parse, text not known there      Parse under our name
+    Parse, text known there          Close of a name that never exists; its CloseComplete becomes ParseComplete
+    Parse of a name that is live     Parse under that statement's name: the server refuses, as it should
+    Parse, unnamed, text seen once   the same; such texts usually have their values written into them
+    Bind, Describe                   our name, behind a Parse of ours if the backend lacks the statement
+    Bind, Describe of no such name   the client's own name: the server says 26000
+    Close                            the client's own name: CloseComplete comes either way
+
+In a block that has failed, or may have, a known text is parsed under a fresh name: there the Close would succeed where
+the Parse has to fail.
+"""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from pgdoorman.backend.connection import UNKNOWN, Backend
+from pgdoorman.client import stickiness
+from pgdoorman.config.settings import ReparseLiveName
+from pgdoorman.prepared.client_names import ClientNames, MustWait, Naming, Preparing
+from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
+from pgdoorman.prepared.statement import Statement
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.exchange import (
+    A_BIND,
+    A_CLOSE,
+    A_DESCRIBE_PORTAL,
+    A_DESCRIBE_STATEMENT,
+    A_HIDDEN_SYNC,
+    A_PARSE,
+    A_QUERY,
+    A_SEGMENT,
+    A_SYNC,
+    AN_EXECUTE,
+    CLOSE,
+    PARSE,
+    QUERY,
+    Expected,
+)
+from pgdoorman.protocol.framing import UINT32, length_at
+
+if TYPE_CHECKING:
+    from pgdoorman.client.session import Session
+
+_pack = UINT32.pack
+_SYNC_MESSAGE: Final = b"S\0\0\0\4"
+
+# Entries without consequences, by message type; Describe and Close are told apart by their first byte.
+_PLAIN: Final = {codes.PARSE: A_PARSE, codes.BIND: A_BIND, codes.EXECUTE: AN_EXECUTE}
+
+
+def translate(
+    session: "Session", backend: Backend, data: bytes, position: int, total: int, pieces: list[bytes]
+) -> int:
+    """Pass on the whole message at `position`, or the whole plain segment that begins there. Returns where it ends.
+
+    Raises MustWait if the message depends on an outstanding answer; nothing was done then.
+    """
+    exchange = backend.exchange
+    if not exchange.unsynced and not exchange.careful:
+        end = _plain_segment(session, backend, data, position, total, pieces)
+        if end:
+            return end
+    kind = data[position]
+    end = position + 1 + length_at(data, position + 1)[0]
+    if kind == codes.SYNC:
+        exchange.ask(A_SYNC)
+        note_sync(session)
+        pieces.append(_SYNC_MESSAGE)
+    elif kind == codes.FLUSH:
+        pieces.append(data[position:end])
+    elif not session.remaps:
+        exchange.ask(_untouched(data, position))
+        pieces.append(data[position:end])
+        if session.tracks and kind == codes.PARSE:
+            stickiness.note_text(session, backend, stickiness.scan(data[position + 5 : end]), data[position:end])
+    elif exchange.skipping:
+        # The server ignores it, and so it has no consequences: no need to know what it means.
+        exchange.ask(A_PARSE)
+        pieces.append(data[position:end])
+    elif kind == codes.PARSE:
+        _parse(session, backend, data, position, end, pieces)
+    elif kind == codes.BIND:
+        _bind(session, backend, data, position, end, pieces)
+    elif kind == codes.EXECUTE:
+        exchange.ask(AN_EXECUTE)
+        pieces.append(data[position:end])
+    elif kind == codes.DESCRIBE:
+        _describe(session, backend, data, position, end, pieces)
+    else:
+        _close(session, backend, data, position, end, pieces)
+    return end
+
+
+def note_sync(session: "Session") -> None:
+    """A segment ends here: what was tentative in it may no longer be counted on."""
+    if session.names is not None:
+        session.names.segment += 1
+
+
+def ask_query(session: "Session", backend: Backend) -> None:
+    """A simple Query is sent: it drops the unnamed statement, and ends a segment."""
+    names = names_of(session)
+    if b"" in names.names or not names.is_settled:
+        backend.exchange.ask_query(Expected(QUERY, effect=Naming(names, b"", None, None)))
+    else:
+        backend.exchange.ask_query(A_QUERY)
+    names.segment += 1
+
+
+def names_of(session: "Session") -> ClientNames:
+    """The client's names; most clients that speak only the simple protocol never have any."""
+    names = session.names
+    if names is None:
+        names = session.names = ClientNames()
+    return names
+
+
+# Plain segments.
+
+
+def _plain_segment(
+    session: "Session", backend: Backend, data: bytes, position: int, total: int, pieces: list[bytes]
+) -> int:
+    """Pass on a segment that is whole, up to its Sync, and of which nothing needs care: statements that the backend has,
+    executed once at the end. Returns its end, 0 if it is not of that kind (nothing was done then).
+
+    Worth its own loop: this is what a driver sends for a prepared statement, and one queue entry does for all of it.
+    """
+    names = session.names
+    known = backend.names
+    remaps = session.remaps
+    found: list[bytes] = []
+    kept = position  # data[kept:...] goes on as it is
+    executed = False
+    flags = 0
+    while total - position >= 5:
+        kind = data[position]
+        end = position + 1 + length_at(data, position + 1)[0]
+        if end > total:
+            return 0
+        if kind == codes.BIND:
+            if executed:
+                return 0
+            if remaps:
+                if names is None or end - position > 1 << 20:
+                    return 0
+                start = data.find(0, position + 5, end) + 1
+                stop = data.find(0, start, end) if start else -1
+                if stop < 0:
+                    return 0
+                try:
+                    statement = names.find(data[start:stop])
+                except MustWait:
+                    return 0
+                if statement is None or statement not in known:
+                    return 0
+                known.has(statement)
+                flags |= statement.flags
+                name = statement.name
+                found.append(data[kept:position])
+                found.append(b"B" + _pack(end - position - 1 + len(name) - stop + start))
+                found.append(data[position + 5 : start])
+                found.append(name)
+                kept = stop
+        elif kind == codes.EXECUTE:
+            if executed:
+                return 0
+            executed = True
+        elif kind == codes.SYNC:
+            found.append(data[kept:end])
+            backend.exchange.entries.append(A_SEGMENT)
+            if flags and session.tracks:
+                stickiness.note_text(session, backend, flags, b"")
+            if names is not None:
+                names.segment += 1
+            session.counters.binds += 1
+            pieces += found
+            return end
+        elif kind == codes.DESCRIBE:
+            if executed or (remaps and data[position + 5] != 0x50):
+                return 0
+        elif remaps or kind != codes.PARSE or session.tracks:
+            return 0
+        position = end
+    return 0
+
+
+# One message at a time.
+
+
+def _parse(session: "Session", backend: Backend, data: bytes, position: int, end: int, pieces: list[bytes]) -> None:
+    exchange = backend.exchange
+    stop = data.find(0, position + 5, end)
+    name = data[position + 5 : stop]
+    tail = data[stop + 1 : end]
+    if stop < 0 or 0 not in tail:
+        exchange.ask(A_PARSE)  # malformed: the server says so
+        pieces.append(data[position:end])
+        return
+    names = names_of(session)
+    counters = session.counters
+    counters.client_parses += 1
+    if name:
+        live = names.find(name)
+        if live is not None and session.pool.settings.reparse_live_name is ReparseLiveName.ERROR:
+            # The server has to refuse it, for the reason that comes first in its own order: so it must know the live one.
+            if backend.status != codes.FAILED:
+                _ensure(session, backend, live, pieces)
+            exchange.ask(A_PARSE)
+            pieces.append(parse_message(live.name, tail))
+            return
+    uncertain = backend.status == codes.FAILED or exchange.awaits_ready
+    private = session.planning_is_private
+    if private or uncertain:
+        statement = Statement(tail)
+    elif not name and not session.pool.book.is_familiar(tail):
+        _parse_unnamed(session, backend, tail, pieces)
+        return
+    else:
+        statement = session.pool.book.find(tail, session.wanted.planning)
+    stickiness.note_statement(session, statement)
+    if backend.names.has(statement):
+        exchange.ask(
+            Expected(CLOSE, reply=codes.PARSE_COMPLETE, effect=Naming(names, name, statement, None))
+        )
+        pieces.append(STAND_IN)
+        return
+    backend.names.sent(statement)
+    counters.server_parses += 1
+    exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
+    pieces.append(prepare_message(statement))
+
+
+def _parse_unnamed(session: "Session", backend: Backend, tail: bytes, pieces: list[bytes]) -> None:
+    """A text that was not seen before, unnamed: into the server's own unnamed slot."""
+    statement = Statement(tail)
+    stickiness.note_statement(session, statement)
+    session.counters.server_parses += 1
+    backend.exchange.ask(Expected(PARSE, effect=Slotting(names_of(session), statement, backend)))
+    pieces.append(parse_message(b"", tail))
+
+
+class Slotting(Naming):
+    """A pending Parse into the server's unnamed slot."""
+
+    __slots__ = ("backend", "before")
+
+    def __init__(self, names: ClientNames, statement: Statement, backend: Backend) -> None:
+        self.backend = backend
+        self.before = backend.unnamed
+        backend.unnamed = statement
+        super().__init__(names, b"", statement, None)
+
+    def failed(self) -> None:
+        if self.backend.unnamed is self.statement:
+            self.backend.unnamed = None
+        super().failed()
+
+    def skipped(self) -> None:
+        if self.backend.unnamed is self.statement:
+            self.backend.unnamed = UNKNOWN
+        super().skipped()
+
+
+def _bind(session: "Session", backend: Backend, data: bytes, position: int, end: int, pieces: list[bytes]) -> None:
+    start = data.find(0, position + 5, end) + 1
+    stop = data.find(0, start, end) if start else -1
+    if stop < 0:
+        backend.exchange.ask(A_BIND)  # malformed: the server says so
+        pieces.append(data[position:end])
+        return
+    session.counters.binds += 1
+    name = _server_name(session, backend, data[start:stop], pieces)
+    backend.exchange.ask(A_BIND)
+    if name is None:
+        pieces.append(data[position:end])
+        return
+    pieces.append(b"B" + _pack(end - position - 1 + len(name) - (stop - start)) + data[position + 5 : start] + name)
+    pieces.append(data[stop:end])
+
+
+def stream_bind(session: "Session", backend: Backend, data: bytes, position: int, pieces: list[bytes]) -> bool:
+    """Begin a large Bind of which the names are here. False if they are not."""
+    exchange = backend.exchange
+    if not session.remaps or exchange.skipping:
+        exchange.ask(A_BIND)
+        pieces.append(data[position:])
+        return True
+    start = data.find(0, position + 5) + 1
+    stop = data.find(0, start) if start else -1
+    if stop < 0:
+        return False
+    name = _server_name(session, backend, data[start:stop], pieces)
+    exchange.ask(A_BIND)
+    if name is None:
+        pieces.append(data[position:])
+        return True
+    length = length_at(data, position + 1)[0] + len(name) - (stop - start)
+    pieces.append(b"B" + _pack(length) + data[position + 5 : start] + name)
+    pieces.append(data[stop:])
+    return True
+
+
+def _describe(session: "Session", backend: Backend, data: bytes, position: int, end: int, pieces: list[bytes]) -> None:
+    if not _names_statement(data, position, end):
+        backend.exchange.ask(_untouched(data, position))
+        pieces.append(data[position:end])
+        return
+    own = data[position + 6 : end - 1]
+    name = _server_name(session, backend, own, pieces)
+    backend.exchange.ask(A_DESCRIBE_STATEMENT)
+    pieces.append(data[position:end] if name is None else b"D" + _pack(6 + len(name)) + b"S" + name + b"\0")
+
+
+def _close(session: "Session", backend: Backend, data: bytes, position: int, end: int, pieces: list[bytes]) -> None:
+    if not _names_statement(data, position, end):
+        backend.exchange.ask(A_CLOSE)
+        pieces.append(data[position:end])
+        return
+    name = data[position + 6 : end - 1]
+    names = names_of(session)
+    names.find(name)  # whether it is gone must be known before the next use: may have to wait
+    if name:
+        pieces.append(close_message(guard_name(name)))
+        backend.exchange.ask(Expected(CLOSE, effect=Naming(names, name, None, None)))
+        return
+    pieces.append(data[position:end])
+    backend.exchange.ask(Expected(CLOSE, effect=EmptySlot(names, backend)))
+
+
+class EmptySlot(Naming):
+    """A pending Close of the unnamed statement."""
+
+    __slots__ = ("backend",)
+
+    def __init__(self, names: ClientNames, backend: Backend) -> None:
+        self.backend = backend
+        backend.unnamed = UNKNOWN
+        super().__init__(names, b"", None, None)
+
+    def happened(self) -> None:
+        if self.backend.unnamed is UNKNOWN:
+            self.backend.unnamed = None
+        super().happened()
+
+
+def _server_name(session: "Session", backend: Backend, own: bytes, pieces: list[bytes]) -> bytes | None:
+    """The name to use in place of the client's `own`, with what has to be sent before it; None: as it is."""
+    statement = names_of(session).find(own)
+    if statement is None:
+        if not own and backend.unnamed is not None:
+            # The slot may hold somebody else's statement: empty it, so that the server says what is true.
+            backend.exchange.ask(Expected(CLOSE, hidden=True, effect=EmptiedSlot(backend)))
+            pieces.append(close_message(b""))
+            return None
+        guarded = guard_name(own)
+        return None if guarded is own else guarded
+    stickiness.note_statement(session, statement)
+    if statement.flags and session.tracks:
+        stickiness.note_text(session, backend, statement.flags, b"")
+    if backend.unnamed is statement and not own:
+        return None
+    _ensure(session, backend, statement, pieces)
+    return statement.name
+
+
+class EmptiedSlot:
+    """A pending Close of ours of the unnamed statement."""
+
+    __slots__ = ("backend",)
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        backend.unnamed = UNKNOWN
+
+    def happened(self) -> None:
+        self.backend.unnamed = None
+
+    def failed(self) -> None:
+        """A Close does not fail."""
+
+    def skipped(self) -> None:
+        """The slot is as it was: unknown."""
+
+
+def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: list[bytes]) -> None:
+    """Have the backend prepare the statement if it lacks it. Should that fail, its error is the answer to the message
+    that needs it."""
+    if not backend.names.has(statement):
+        session.counters.server_parses += 1
+        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement)))
+        pieces.append(prepare_message(statement))
+
+
+# Statements that SQL names.
+
+
+def rename_in_sql(session: "Session", backend: Backend, query: bytes, found: re.Match[bytes]) -> bytes:
+    """DEALLOCATE, EXECUTE or PREPARE of a name that the client has at protocol level: use ours instead. The statement is
+    prepared in front, within its own Sync, so that the Query's own answer is all that the client sees."""
+    quoted = found.group(4)
+    own = quoted[1:-1].replace(b'""', b'"') if quoted.startswith(b'"') else quoted.lower()
+    names = names_of(session)
+    statement = names.find(own)
+    if statement is None or backend.exchange.unsynced:
+        return query
+    if not backend.names.has(statement) and backend.status != codes.FAILED:
+        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement)))
+        backend.exchange.ask(A_HIDDEN_SYNC)
+        backend.push(prepare_message(statement) + _SYNC_MESSAGE)
+    start, stop = found.span(4)
+    body = query[5:start] + b'"' + statement.name + b'"' + query[stop:]
+    if found.group(1):
+        session.deallocating = (own, statement)
+    return b"Q" + _pack(len(body) + 4) + body
+
+
+def _untouched(data: bytes, position: int) -> Expected:
+    kind = data[position]
+    if kind == codes.DESCRIBE:
+        return A_DESCRIBE_STATEMENT if data[position + 5 : position + 6] == b"S" else A_DESCRIBE_PORTAL
+    return A_CLOSE if kind == codes.CLOSE else _PLAIN[kind]
+
+
+def _names_statement(data: bytes, position: int, end: int) -> bool:
+    """Whether a Describe or Close is well formed and means a statement; everything else goes on as it is."""
+    return data[position + 5 : position + 6] == b"S" and data.find(0, position + 6, end) == end - 1

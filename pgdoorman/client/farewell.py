@@ -1,0 +1,223 @@
+"""The care for a backend whose client left, or which may not be given back yet.
+
+    cancel what runs -> let it end -> roll back -> undo what was left -> give it back
+
+Each step has the same limit; a backend that does not come clean in time is closed. While a cancel request for it is on
+its way the backend is nobody else's: it would hit the next client's query.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from pgdoorman.backend.connection import Backend
+from pgdoorman.backend.inquiry import Inquiry, Rows, note_parameter
+from pgdoorman.backend.reset import DISCARD_ALL, FORGETS_STATEMENTS, UNCLEANABLE, undo_sql
+from pgdoorman.backend.settings import DEFAULTS
+from pgdoorman.client.stickiness import Marks
+from pgdoorman.errors import PgDoormanError
+from pgdoorman.pool.pool import Pool
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.exchange import A_SYNC
+from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at, message
+from pgdoorman.runtime.poller import WRITE
+from pgdoorman.runtime.timers import Timer
+from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.sockets import DONT_WAIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE: Final = 5.0  # seconds for each step
+_SYNC: Final = b"S\0\0\0\4"
+_COPY_FAIL: Final = message(codes.COPY_FAIL, b"the client has left\0")
+_NO_MARKS: Final = Marks()
+
+
+class Farewell:
+    """Holds one backend until it is clean, then gives it back to its pool; or discards it."""
+
+    __slots__ = ("_backend", "_deliver", "_marks", "_passing", "_pool", "_reset_done", "_timer", "_worker")
+
+    def __init__(
+        self,
+        backend: Backend,
+        pool: Pool,
+        worker: Worker,
+        *,
+        passing: bool = False,
+        marks: Marks = _NO_MARKS,
+        deliver: "Callable[[Backend], bool] | None" = None,
+    ) -> None:
+        self._backend = backend
+        self._pool = pool
+        self._worker = worker
+        self._passing = passing
+        self._marks = marks
+        self._deliver = deliver
+        self._timer: Timer | None = None
+        self._reset_done = False
+
+    def __repr__(self) -> str:
+        return f"<Farewell of {self._backend!r}>"
+
+    def begin(self) -> None:
+        """Take the backend over from its client; on the backend's worker."""
+        backend = self._backend
+        backend.holder = self
+        self._pool.ledger.hold(backend)
+        if backend.close_wanted or self._passing or backend.exchange.unanswered_syncs:
+            # Half a message was sent: the server waits for the rest of it, and nobody can say what it was.
+            self._discard()
+            return
+        self._worker.poller.change(backend.fd, 1 | (WRITE if backend.out else 0))  # it may have been congested
+        if backend.exchange.is_settled and not backend.need and not backend.tail:
+            self._settled()
+            return
+        self._timer = self._worker.after(PATIENCE, self._discard)
+        if backend.exchange.copying:
+            backend.push(_COPY_FAIL)
+        if backend.exchange.unsynced:
+            backend.exchange.ask(A_SYNC)
+            backend.push(_SYNC)
+        if backend.exchange.entries and self._deliver is not None:
+            self._deliver(backend)
+
+    # Letting it end.
+
+    def on_backend_event(self, backend: Backend, events: int) -> None:
+        if events & WRITE and backend.out:
+            backend.flush()
+        try:
+            data = backend.recv(262144, DONT_WAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._discard()
+            return
+        if not data or not self._drain(backend, data):
+            self._discard()
+            return
+        if backend.exchange.is_settled and not backend.tail and not backend.need:
+            self._settled()
+
+    def on_backend_crash(self, backend: Backend, error: Exception) -> None:
+        self._discard()
+
+    def _drain(self, backend: Backend, data: bytes) -> bool:
+        """Read on without a client. False if the server is out of step."""
+        exchange = backend.exchange
+        backend.bytes_in += len(data)
+        if backend.tail:
+            data = backend.tail + data
+            backend.tail = b""
+        total = len(data)
+        position = backend.need
+        while total - position >= 5:
+            kind = data[position]
+            length = length_at(data, position + 1)[0]
+            if not 4 <= length <= LARGEST_MESSAGE:
+                return False
+            end = position + 1 + length
+            if kind in b"Dd":
+                position = end
+                continue
+            if end > total:
+                break
+            if kind == codes.READY_FOR_QUERY:
+                backend.status = data[position + 5]
+                if not exchange.ready():
+                    return False
+            elif kind == codes.ERROR_RESPONSE:
+                exchange.error()
+            elif kind == codes.COPY_IN_RESPONSE:
+                exchange.copy_in_begins()
+                backend.push(_COPY_FAIL)
+                if exchange.unsynced or not exchange.entries or exchange.entries[-1].kind > 2:
+                    exchange.ask(A_SYNC)
+                    backend.push(_SYNC)
+            elif kind == codes.PARAMETER_STATUS:
+                note_parameter(backend, data[position + 5 : end])
+            elif exchange.completes(kind):
+                exchange.complete()
+            position = end
+        if position > total:
+            backend.need = position - total
+        else:
+            backend.need = 0
+            backend.tail = data[position:]
+        return True
+
+    # Coming clean.
+
+    def cancel_delivered(self) -> None:
+        """A cancel request that was under way has arrived (or never will)."""
+        backend = self._backend
+        if backend.is_open and backend.exchange.is_settled and backend.holder is self:
+            self._settled()
+
+    def _settled(self) -> None:
+        backend = self._backend
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if backend.cancels_under_way:
+            self._timer = self._worker.after(PATIENCE, self._discard)
+            return
+        if backend.close_wanted:
+            self._discard()
+        elif backend.status != codes.IDLE:
+            Inquiry(backend, "ROLLBACK", PATIENCE, self._rolled_back)
+        else:
+            self._reset()
+
+    def _rolled_back(self, backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+        if error is not None or backend.status != codes.IDLE:
+            self._discard()
+        else:
+            self._reset()
+
+    def _reset(self) -> None:
+        backend = self._backend
+        marks = self._marks
+        if marks.pins & UNCLEANABLE:
+            self._discard()
+        elif self._reset_done:
+            self._pool.checkin(backend, self._worker)
+        elif marks.suspect or "settings" in marks.pins:
+            # Nobody knows what it left: everything goes. (Not in one Query: DISCARD ALL stands alone.)
+            Inquiry(backend, "RESET ROLE", PATIENCE, self._role_reset)
+        elif sql := undo_sql(marks.pins):
+            Inquiry(backend, sql, PATIENCE, self._was_reset)
+        else:
+            self._pool.checkin(backend, self._worker)
+
+    def _role_reset(self, backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+        if error is not None:
+            self._discard()
+        else:
+            Inquiry(backend, DISCARD_ALL, PATIENCE, self._discarded_all)
+
+    def _discarded_all(self, backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+        if error is None:
+            backend.names.clear()
+            backend.unnamed = None
+            backend.settings = DEFAULTS
+            backend.sequences_of = 0
+        self._was_reset(backend, rows, error)
+
+    def _was_reset(self, backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+        if error is not None or backend.status != codes.IDLE:
+            self._discard()
+            return
+        if self._marks.pins & FORGETS_STATEMENTS:
+            backend.names.clear()
+        self._reset_done = True
+        self._settled()
+
+    def _discard(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        backend = self._backend
+        if backend.is_open:
+            backend.holder = None
+            self._pool.discard(backend, self._worker)

@@ -1,0 +1,330 @@
+"""From the first byte of a connection to a proved identity; on a login worker.
+
+The conversation itself is a dialogue of the auth room; here are its socket, its deadline, the helper threads for what is
+heavy, and the decision where the client goes: to the console, to a pool (`welcome`), or away. A cancel request is a
+connection of its own and ends here too.
+"""
+
+import logging
+import pwd
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+from pgdoorman.auth.client_login import ClientIdentity, LoginAttempt, LoginKnobs, authenticate
+from pgdoorman.auth.hba import HbaRules
+from pgdoorman.auth.secrets import StoredSecret
+from pgdoorman.client.closing import error_message
+from pgdoorman.errors import PgDoormanError, ProtocolViolation
+from pgdoorman.protocol.dialogue import FindSecret, Offload, Receive, Runner
+from pgdoorman.protocol.startup import (
+    CancelRequest,
+    Replication,
+    StartupMessage,
+    first_packet_size,
+    negotiate,
+    parse_first_packet,
+)
+from pgdoorman.runtime.helpers import Helpers
+from pgdoorman.runtime.timers import Timer
+from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.peer import Peer
+from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
+
+log = logging.getLogger(__name__)
+
+# More than this is not taken from a client before it has proved who it is.
+MOST_BEFORE_LOGIN: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A client that has proved who it is."""
+
+    sock: Any
+    peer: Peer
+    message: StartupMessage
+    version: int
+    identity: ClientIdentity
+    rest: bytes
+    tls: str = ""
+
+
+class Reception(Protocol):
+    """What a login asks of the house."""
+
+    login_timeout: float
+    rules: HbaRules
+    knobs: LoginKnobs
+
+    def admit(self, message: StartupMessage, peer: Peer) -> None:
+        """Whether a client for this database may be let in at all. Raises the refusal."""
+
+    def find_secret(self, user: str, database: str) -> StoredSecret | None:
+        """What is stored for the user."""
+
+    def welcome(self, arrived: Arrived) -> None:
+        """Take the client over. Raises the refusal."""
+
+    def cancel(self, request: CancelRequest, done: Callable[[], Any]) -> None:
+        """Deliver a cancel request; `done` is called on any thread when that has been dealt with."""
+
+    def login_failed(self, peer: Peer, user: str, database: str, error: PgDoormanError) -> None:
+        """Count and log it."""
+
+    def login_ended(self, login: "Login") -> None:
+        """The login is over, however."""
+
+
+class Login:
+    """One connection before it is a session. Belongs to one login worker."""
+
+    def __init__(self, sock: Any, peer: Peer, worker: Worker, reception: Reception, helpers: Helpers) -> None:
+        self.sock = sock
+        self.fd: int = sock.fileno()
+        self.peer = peer
+        self._worker = worker
+        self._reception = reception
+        self._helpers = helpers
+        self._buffer = bytearray()
+        self._message: StartupMessage | None = None
+        self._version = 0
+        self._runner: Runner[ClientIdentity] | None = None
+        self._asking = False
+        self._refused_encryption: set[str] = set()
+        self._over = False
+        self._timer: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"<Login of {self.peer}>"
+
+    def begin(self) -> None:
+        """Listen; on the worker's thread."""
+        if self._reception.login_timeout:
+            self._timer = self._worker.after(self._reception.login_timeout, self._out_of_time)
+        self._worker.watch(self.fd, self.on_event)
+
+    def on_event(self, worker: Worker, events: int) -> None:
+        """The poller's handler."""
+        try:
+            data = self.sock.recv(16384, DONT_WAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+            return
+        try:
+            self._hear(data)
+        except PgDoormanError as error:
+            self._fail(error)
+
+    def on_crash(self, error: Exception) -> None:
+        """The worker's guard."""
+        self._close()
+
+    def _hear(self, data: bytes) -> None:
+        runner = self._runner
+        if runner is not None:
+            if len(data) + self._pending_bytes > MOST_BEFORE_LOGIN:
+                raise ProtocolViolation("too much data before the login is complete")
+            if self._asking:
+                self._buffer += data
+                return
+            runner.feed(data)
+            self._advance()
+            return
+        self._buffer += data
+        while self._runner is None and not self._over and len(self._buffer) >= 4:
+            size = first_packet_size(bytes(self._buffer[:4]))
+            if len(self._buffer) < size:
+                return
+            packet = bytes(self._buffer[:size])
+            del self._buffer[:size]
+            self._first_packet(packet)
+
+    @property
+    def _pending_bytes(self) -> int:
+        return len(self._buffer)
+
+    def _first_packet(self, packet: bytes) -> None:
+        first = parse_first_packet(packet)
+        if isinstance(first, CancelRequest):
+            self._cancel(first)
+        elif isinstance(first, StartupMessage):
+            self._start(first)
+        else:
+            self._refuse_encryption(type(first).__name__)
+
+    def _refuse_encryption(self, kind: str) -> None:
+        if kind in self._refused_encryption:
+            raise ProtocolViolation("encryption was asked for twice")
+        if self._buffer:
+            # Whatever it is, it was sent before the answer: it could be taken for encrypted by one side only.
+            raise ProtocolViolation("received unencrypted data after an encryption request")
+        self._refused_encryption.add(kind)
+        self._send(b"N")
+
+    def _cancel(self, request: CancelRequest) -> None:
+        self._stop_listening()
+        # libpq takes the closing of this connection for the delivery: close when it has been delivered.
+        self._reception.cancel(request, lambda: self._worker.post(self._close))
+
+    def _start(self, message: StartupMessage) -> None:
+        negotiation = negotiate(message)
+        self._version = negotiation.version
+        self._message = message
+        if not message.user:
+            raise NoUser("no PostgreSQL user name specified in startup packet")
+        message.settings()  # malformed options are an error before anything else is said
+        if message.replication is not Replication.NONE:
+            raise NoReplication("replication connections are not available")
+        self._reception.admit(message, self.peer)
+        if negotiation.reply:
+            self._send(negotiation.reply)
+        attempt = LoginAttempt(
+            user=message.user,
+            database=message.database,
+            address=None if self.peer.is_unix else self.peer.address,
+            rules=self._reception.rules,
+            knobs=self._reception.knobs,
+            os_user=_user_name(self.peer.user_id),
+        )
+        runner = self._runner = Runner(authenticate(attempt))
+        if self._buffer:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            runner.feed(data)
+        self._advance()
+
+    def _advance(self) -> None:
+        runner = self._runner
+        assert runner is not None
+        assert self._message is not None
+        while True:
+            output = runner.take_output()
+            if output:
+                self._send(output)
+            wanted = runner.wants
+            if wanted is None:
+                self._proved(runner)
+                return
+            if isinstance(wanted, Receive):
+                return
+            if isinstance(wanted, FindSecret):
+                runner.answer(self._reception.find_secret(wanted.user, wanted.database))
+                continue
+            self._asking = True
+            if not self._helpers.submit(partial(self._do, wanted)):
+                self._close()
+            return
+
+    def _do(self, offload: Offload[Any]) -> None:
+        """Heavy work of a login, on a helper thread."""
+        try:
+            answer = offload.work()
+        except Exception as error:  # whatever it is belongs to this login
+            self._worker.post(partial(self._done, None, error))
+            return
+        self._worker.post(partial(self._done, answer, None))
+
+    def _done(self, answer: Any, error: Exception | None) -> None:
+        if self._over:
+            return
+        self._asking = False
+        runner = self._runner
+        assert runner is not None
+        try:
+            if error is not None:
+                runner.fail(error)
+            else:
+                runner.answer(answer)
+            if self._buffer:
+                data = bytes(self._buffer)
+                self._buffer.clear()
+                runner.feed(data)
+            self._advance()
+        except PgDoormanError as failure:
+            self._fail(failure)
+
+    def _proved(self, runner: Runner[ClientIdentity]) -> None:
+        identity = runner.result()
+        message = self._message
+        assert message is not None
+        arrived = Arrived(self.sock, self.peer, message, self._version, identity, runner.take_input())
+        self._stop_listening()
+        self._over = True
+        try:
+            self._reception.welcome(arrived)
+        except PgDoormanError as error:
+            self._over = False
+            self._fail(error)
+            return
+        self._reception.login_ended(self)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self.sock.send(data, DONT_WAIT)
+        except OSError:
+            sent = 0
+        if sent != len(data):
+            # Some hundred bytes into the empty buffer of a new socket: one that does not take them is gone or hostile.
+            self._close()
+
+    def _fail(self, error: PgDoormanError) -> None:
+        if self._over:
+            return
+        message = self._message
+        self._reception.login_failed(
+            self.peer, message.user if message else "", message.database if message else "", error
+        )
+        self._send(error_message(error, "FATAL"))
+        self._close()
+
+    def _out_of_time(self) -> None:
+        self._fail(LoginTimeout("canceling authentication due to timeout"))
+
+    def _stop_listening(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._worker.unwatch(self.fd)
+
+    def _close(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._stop_listening()
+        if self._runner is not None:
+            self._runner.close()
+        close_quietly(self.sock)
+        self._reception.login_ended(self)
+
+
+class NoUser(PgDoormanError):
+    """The start-up packet names no user."""
+
+    sqlstate = "28000"
+
+
+class NoReplication(PgDoormanError):
+    """A walsender connection was asked for."""
+
+    sqlstate = "0A000"
+
+
+class LoginTimeout(PgDoormanError):
+    """client_login_timeout passed."""
+
+    sqlstate = "57014"
+
+
+def _user_name(user_id: int) -> str:
+    if user_id < 0:
+        return ""
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return ""

@@ -1,0 +1,301 @@
+"""What a server says, on its way to the client.
+
+Two loops over the same buffer. The plain one walks message boundaries and passes the bytes on as they came; it looks at
+nothing but ReadyForQuery and command tags. As soon as something needs more, the careful one takes over, at that very
+message: it matches each answer to what was asked (`protocol.exchange`), leaves out what is not for the client, and puts
+the client's own words where ours are.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from pgdoorman.backend.connection import Backend
+from pgdoorman.backend.inquiry import note_parameter
+from pgdoorman.client import stickiness
+from pgdoorman.client.holds import STALLED
+from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, LostSettings, Prelude
+from pgdoorman.config.settings import PoolMode
+from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
+from pgdoorman.prepared.rewrite import restore_names
+from pgdoorman.prepared.statement import PREFIX
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at
+from pgdoorman.protocol.startup import parse_error_fields
+from pgdoorman.transport.sockets import DONT_WAIT
+
+if TYPE_CHECKING:
+    from pgdoorman.client.session import Session
+
+READ_SIZE: Final = 32768
+LARGE_READ_SIZE: Final = 262144
+LARGEST_HELD: Final = 1 << 20  # a message that has to be whole before it is understood; larger ones pass as they come
+
+_DATA_ROW: Final = codes.DATA_ROW
+_READY: Final = codes.READY_FOR_QUERY
+_COMPLETE: Final = codes.COMMAND_COMPLETE
+
+# Types that the plain loop may pass on unseen.
+_UNSEEN: Final = frozenset(b"TtnI123sVcH")
+# Types that may be passed on in parts: nothing depends on their contents.
+_BULK: Final = frozenset(b"DdV")
+
+_OUT_OF_STEP: Final = BackendUnavailable("the server sent an unexpected message; the connection to it was given up")
+
+
+class _FailedBlock(PgDoormanError):
+    sqlstate = "0A000"
+
+
+_NO_BLOCKS: Final = _FailedBlock("transaction blocks not allowed in statement pooling mode")
+
+
+def relay(session: "Session", backend: Backend) -> None:
+    """The backend of `session` has something to say."""
+    try:
+        data = backend.recv(LARGE_READ_SIZE if backend.need else READ_SIZE, DONT_WAIT)
+    except BlockingIOError:
+        return
+    except OSError:
+        data = b""
+    if not data:
+        _lost(session, backend)
+        return
+    total = len(data)
+    backend.bytes_in += total
+    session.counters.sent += total
+    if backend.tail:
+        data = backend.tail + data
+        total = len(data)
+        backend.tail = b""
+    position = backend.need
+    exchange = backend.exchange
+    if exchange.careful:
+        _relay_carefully(session, backend, data, position, 0)
+        return
+    entries = exchange.entries
+    answered = 0
+    while total - position >= 5:
+        kind = data[position]
+        end = position + 1 + length_at(data, position + 1)[0]
+        if kind == _DATA_ROW:
+            position = end
+            continue
+        if end > total:
+            if kind in _BULK:
+                position = end
+            break
+        if kind == _READY:
+            if not entries or end - position != 6:
+                session.backend_failed(backend, _OUT_OF_STEP)
+                return
+            entries.popleft()
+            backend.status = data[position + 5]
+            answered += 1
+        elif kind == _COMPLETE:
+            note = NOTABLE.get(data[position + 5 : position + 8])
+            if note is not None:
+                session.noted |= note
+                if note & NEEDS_A_LOOK and session.tracks:
+                    stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
+        elif kind not in _UNSEEN:
+            _relay_carefully(session, backend, data, position, answered)
+            return
+        position = end
+    if position >= total:
+        need = position - total
+        if need > LARGEST_MESSAGE:
+            session.backend_failed(backend, _OUT_OF_STEP)
+            return
+        backend.need = need
+        session.tell(data)
+    else:
+        backend.need = 0
+        if not _keep_tail(session, backend, data[position:]):
+            return
+        if position:
+            session.tell(data[:position])
+    if answered:
+        _answered(session, backend, answered)
+
+
+def _keep_tail(session: "Session", backend: Backend, tail: bytes) -> bool:
+    """Keep the beginning of a message that must be whole. False if it is none."""
+    if len(tail) >= 5:
+        length = length_at(tail, 1)[0]
+        if length < 4 or length > LARGEST_MESSAGE or (tail[0] in b"ZSEAGW" and length > LARGEST_HELD):
+            session.backend_failed(backend, _OUT_OF_STEP)
+            return False
+    backend.tail = tail
+    return True
+
+
+def _answered(session: "Session", backend: Backend, queries: int) -> None:
+    """ReadyForQuery came, `queries` times: count; and if nothing is outstanding and no transaction open, that was it."""
+    now = monotonic()
+    counters = session.counters
+    counters.queries += queries
+    session.queries += queries
+    backend.queries += queries
+    spent = now - session.query_began
+    counters.query_time += spent
+    counters.query_times.add(spent)
+    exchange = backend.exchange
+    session.query_began = now if exchange.entries else 0.0
+    if backend.status == codes.IDLE:
+        if not exchange.entries and not exchange.unsynced and not backend.tail and not backend.need:
+            session.transaction_over(backend, now)
+    elif session.pooling is PoolMode.STATEMENT and not exchange.entries:
+        session.backend_failed(backend, _NO_BLOCKS)
+        return
+    if session.held & STALLED:
+        session.release_hold(STALLED)
+
+
+def _relay_carefully(session: "Session", backend: Backend, data: bytes, position: int, answered: int) -> None:
+    """The same with every answer matched. `data[:position]` has been walked, or is the rest of a large message."""
+    exchange = backend.exchange
+    entries = exchange.entries
+    total = len(data)
+    pieces: list[bytes] = []
+    kept = 0  # data[kept:position] is to go on as it is
+    ended: PgDoormanError | None = None
+    while total - position >= 5:
+        kind = data[position]
+        length = length_at(data, position + 1)[0]
+        end = position + 1 + length
+        if length < 4 or length > LARGEST_MESSAGE:
+            ended = _OUT_OF_STEP
+            break
+        head = entries[0] if entries else None
+        hidden = head is not None and head.hidden
+        if kind in _BULK and not hidden:
+            if head is None or (head.kind != 7 and head.kind > 1):
+                ended = _OUT_OF_STEP  # a row that nobody asked for
+                break
+            position = end
+            continue
+        if end > total:
+            break
+        passed = not hidden
+        replaced = b""
+        if kind == _READY:
+            if length != 5 or not exchange.ready_expected:
+                ended = _OUT_OF_STEP
+                break
+            backend.status = data[position + 5]
+            try:
+                # What a prelude brings to be told goes out before anything that follows it.
+                if hidden and kept < position:
+                    pieces.append(data[kept:position])
+                    kept = position
+                if hidden and pieces:
+                    session.tell(b"".join(pieces))
+                    pieces.clear()
+                exchange.ready()
+            except LostSettings as lost:
+                ended = lost.reason
+                break
+            if passed:
+                answered += 1
+        elif kind == codes.ERROR_RESPONSE:
+            entry = exchange.error()
+            passed = entry is None or not entry.hidden or entry.kind > 2
+            if b"\0VFATAL\0" in data[position:end]:
+                backend.said_fatal = True
+            if passed:
+                session.errors += 1
+                backend.errors += 1
+                session.counters.errors += 1
+                frame = data[position:end]
+                if PREFIX in frame:
+                    replaced = restore_names(frame, _name_finder(session))
+                if b"cached plan must not change result type" in frame:
+                    session.pool.book.renew()
+            elif entry is not None and isinstance(entry.effect, Prelude):
+                entry.effect.refused(BackendRefused(parse_error_fields(data[position + 5 : end])))
+        elif kind == codes.PARAMETER_STATUS:
+            name, value = note_parameter(backend, data[position + 5 : end])
+            if not hidden:
+                session.note_told(name, value)
+        elif kind == codes.NOTICE_RESPONSE:
+            if passed and PREFIX in data[position:end]:
+                replaced = restore_names(data[position:end], _name_finder(session))
+        elif kind == codes.NOTIFICATION_RESPONSE:
+            passed = not session.tracks or "listen" in session.pins or bool(session.suspect)
+        elif kind == codes.COPY_IN_RESPONSE or kind == codes.COPY_BOTH_RESPONSE:
+            exchange.copy_in_begins()
+        else:
+            if kind == _COMPLETE:
+                if exchange.copying:
+                    exchange.copy_ends()
+                note = NOTABLE.get(data[position + 5 : position + 8])
+                if note is not None and passed:
+                    session.noted |= note
+                    if note & NEEDS_A_LOOK and session.tracks:
+                        stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
+            if head is None or kind not in _ANSWERS:
+                ended = _OUT_OF_STEP
+                break
+            if head.kind > 1:
+                if exchange.completes(kind):
+                    exchange.complete()
+                    if head.reply:
+                        replaced = bytes((head.reply,)) + data[position + 1 : end]
+                elif kind not in _PRECEDES.get(head.kind, b""):
+                    ended = _OUT_OF_STEP
+                    break
+        if not passed or replaced:
+            if kept < position:
+                pieces.append(data[kept:position])
+            if replaced:
+                pieces.append(replaced)
+            kept = end
+        position = end
+    if ended is not None:
+        if kept < position:
+            pieces.append(data[kept:position])
+        if pieces:
+            session.tell(b"".join(pieces))
+        session.backend_failed(backend, ended)
+        return
+    if position >= total:
+        backend.need = position - total
+        if kept < total:
+            pieces.append(data[kept:])
+    else:
+        backend.need = 0
+        if not _keep_tail(session, backend, data[position:]):
+            return
+        if kept < position:
+            pieces.append(data[kept:position])
+    if pieces:
+        session.tell(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    if answered:
+        _answered(session, backend, answered)
+    elif session.held & STALLED:
+        session.release_hold(STALLED)
+
+
+# Everything that can answer a message, and what comes before the completing answer of each kind.
+_ANSWERS: Final = frozenset(b"TtnI123sVcHCDd")
+_PRECEDES: Final = {6: b"", 5: b"t", 7: b"DdcHV"}
+
+
+def _name_finder(session: "Session") -> Callable[[bytes], bytes | None]:
+    names = session.names
+    return (lambda name: None) if names is None else names.name_of
+
+
+def _lost(session: "Session", backend: Backend) -> None:
+    """The server closed the connection."""
+    if backend.said_fatal:
+        session.backend_failed(backend, None)  # it has just told the client why
+        return
+    session.backend_failed(
+        backend,
+        BackendUnavailable(
+            "server closed the connection unexpectedly",
+            detail="This probably means the server terminated abnormally before or while processing the request.",
+        ),
+    )

@@ -1,0 +1,395 @@
+"""What a client says: found in the buffer, answered here if it needs no server, passed on otherwise.
+
+The three entries are `serve` (bytes have come), `serve_leased` (the same, with a backend) and `refuse` (there will be no
+backend). All take bytes that begin at a message boundary, and keep in `session.input` what they cannot deal with yet.
+"""
+
+import re
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from pgdoorman.backend.connection import UNKNOWN, Backend
+from pgdoorman.client import extended_query, stickiness
+from pgdoorman.client.closing import error_message
+from pgdoorman.client.holds import BACKLOGGED, STALLED
+from pgdoorman.errors import OutOfBudget, PgDoormanError, ProtocolViolation
+from pgdoorman.prepared.client_names import MustWait
+from pgdoorman.prepared.scan import scan
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.exchange import A_QUERY
+from pgdoorman.protocol.framing import LARGEST_MESSAGE, LARGEST_SMALL_MESSAGE, length_at, message
+from pgdoorman.protocol.results import command_complete, ready_for_query
+
+if TYPE_CHECKING:
+    from pgdoorman.client.session import Session
+
+OUTPUT_LIMIT: Final = 262144
+
+_CLIENT_TYPES: Final = frozenset(b"BCDEFHPQSXcdf")
+_SMALL: Final = frozenset(b"CDEHSXc")  # messages that PostgreSQL does not read beyond 10,000 bytes
+_EXTENDED: Final = frozenset(b"BCDEHPS")
+_COPY: Final = frozenset(b"cdf")
+
+# The first three bytes of texts that may be answered without a server, in the usual spellings.
+_LOCAL_STARTS: Final = frozenset(
+    spelling for word in (b"beg", b"sta", b"com", b"end", b"rol", b"abo") for spelling in (word, word.upper(), word.title())
+) | {b";\0", b"\0"}
+
+_MODE: Final = rb"(?:isolation\s+level\s+(?:serializable|repeatable\s+read|read\s+committed|read\s+uncommitted)|read\s+write|read\s+only|(?:not\s+)?deferrable)"  # fmt: skip
+_BEGIN: Final = re.compile(
+    rb"(begin(?:\s+(?:work|transaction))?|start\s+transaction)(?:\s+" + _MODE + rb"(?:\s*,?\s+" + _MODE + rb")*)?\s*;?\s*\Z",
+    re.IGNORECASE,
+)
+_END: Final = re.compile(rb"(?:(commit|end)|(rollback|abort))(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
+_STATEMENT_SQL: Final = re.compile(
+    rb"\s*(?:(deallocate)(?:\s+prepare)?|(execute)|(prepare))\s+(\"(?:[^\"]|\"\")+\"|[a-z_\x80-\xff][\w$\x80-\xff]*)",
+    re.IGNORECASE,
+)
+
+_IDLE: Final = ready_for_query(codes.IDLE)
+_IN_TRANSACTION: Final = ready_for_query(codes.IN_TRANSACTION)
+_FAILED: Final = ready_for_query(codes.FAILED)
+_EMPTY: Final = message(codes.EMPTY_QUERY_RESPONSE)
+_BEGAN: Final = command_complete("BEGIN") + _IN_TRANSACTION
+_STARTED: Final = command_complete("START TRANSACTION") + _IN_TRANSACTION
+_COMMITTED: Final = command_complete("COMMIT") + _IDLE
+_ROLLED_BACK: Final = command_complete("ROLLBACK") + _IDLE
+
+
+def serve(session: "Session", data: bytes) -> None:
+    """Bytes have come from the client."""
+    backend = session.backend
+    if backend is not None:
+        serve_leased(session, backend, data)
+    else:
+        _serve_unleased(session, data)
+
+
+# Without a backend.
+
+
+def _serve_unleased(session: "Session", data: bytes) -> None:
+    """Answer what needs no server; ask for a backend at the first message that does."""
+    position = 0
+    total = len(data)
+    if session.passing:
+        position = _drop_passing(session, total)
+    while total - position >= 5:
+        kind = data[position]
+        length = length_at(data, position + 1)[0]
+        end = position + 1 + length
+        if not _is_valid(session, kind, length):
+            return
+        if end > total and kind not in _COPY and not session.skipping and not _may_begin(session, end - position, total - position):
+            # Not yet whole: a client that sends slowly must not keep a backend waiting.
+            _gather(session, data[position:], end - position)
+            return
+        if kind == codes.QUERY:
+            if session.skipping:
+                pass  # ignored up to the Sync, as a server would
+            elif end <= total and data[position + 5 : position + 8] in _LOCAL_STARTS:
+                answer = _answer_locally(session, data[position + 5 : end - 1])
+                if answer is None:
+                    session.ask_backend(data[position:] if position else data)
+                    return
+                session.tell(answer)
+            else:
+                session.ask_backend(data[position:] if position else data)
+                return
+        elif kind == codes.TERMINATE:
+            session.lost()
+            return
+        elif kind == codes.SYNC:
+            session.skipping = False
+            session.tell(_IDLE if session.begin is None else _FAILED if session.begin == b"" else _IN_TRANSACTION)
+        elif kind in _COPY:
+            # What is left of a COPY that failed; a server ignores it too.
+            if end > total:
+                session.passing = end - total
+                return
+        elif kind != codes.FLUSH and not session.skipping:
+            session.ask_backend(data[position:] if position else data)
+            return
+        if end > total:
+            session.passing = end - total
+            return
+        position = end
+        if session.dismissed is not None:
+            session.dismiss(session.dismissed)
+            return
+    session.input = data[position:]
+
+
+def _may_begin(session: "Session", size: int, present: int) -> bool:
+    """Whether a message is so large that its beginning goes on before its end has come."""
+    return size > session.pool.settings.message_size_to_be_stream and present >= 4096
+
+
+def _gather(session: "Session", data: bytes, size: int) -> None:
+    try:
+        session.gather(data, size)
+    except OutOfBudget as error:
+        session.expel(error)
+
+
+def _drop_passing(session: "Session", total: int) -> int:
+    """The rest of a message that nobody wants: where the next one begins, at most `total`."""
+    position = min(session.passing, total)
+    session.passing -= position
+    return position
+
+
+def _answer_locally(session: "Session", text: bytes) -> bytes | None:
+    """The answer to a query that takes no server, None if it does. Only spellings that cannot fail are answered."""
+    if session.begin is None:
+        if not text or text == b";":
+            if session.names is not None:
+                session.names.drop_unnamed()
+            return _EMPTY + _IDLE
+        found = _BEGIN.match(text) if len(text) < 200 else None
+        if found is None or not session.tracks:
+            return None
+        session.begin = text
+        if session.names is not None:
+            session.names.drop_unnamed()
+        return _BEGAN if found.group(1)[:1] in b"bB" else _STARTED
+    failed = session.begin == b""
+    found = _END.match(text) if len(text) < 60 else None
+    if found is None:
+        if not failed:
+            return None
+        return error_message(_ABORTED, "ERROR") + _FAILED
+    session.begin = None
+    return _COMMITTED if found.group(1) and not failed else _ROLLED_BACK
+
+
+class _Aborted(PgDoormanError):
+    sqlstate = "25P02"
+    severity = "ERROR"
+
+
+_ABORTED: Final = _Aborted("current transaction is aborted, commands ignored until end of transaction block")
+
+
+def refuse(session: "Session", reason: PgDoormanError) -> None:
+    """No backend for the request at the head of the input: answer it with the error. A Query is over then; of an extended
+    one everything up to the Sync is skipped."""
+    session.counters.errors += 1
+    session.errors += 1
+    session.tell(error_message(reason, "ERROR"))
+    data, session.input = session.input, b""
+    if session.gathered is not None:
+        data = bytes(session.gathered)
+        session.stop_gathering()
+    if session.begin is not None:
+        session.begin = b""  # a block that failed before it began: only its end is accepted now
+    kind = data[0] if data else codes.QUERY
+    if kind in (codes.QUERY, codes.FUNCTION_CALL):
+        session.tell(_FAILED if session.begin is not None else _IDLE)
+        end = 1 + length_at(data, 1)[0] if len(data) >= 5 else len(data)
+        if end > len(data):
+            session.passing = end - len(data)
+            data = b""
+        else:
+            data = data[end:]
+    else:
+        session.skipping = True
+    if session.dismissed is not None:
+        session.dismiss(session.dismissed)
+        return
+    if not session.reading:
+        session.listen_again()
+    if data:
+        serve(session, data)
+
+
+# With a backend.
+
+
+def serve_leased(session: "Session", backend: Backend, data: bytes) -> None:
+    """Pass on what the client says, translated where that is needed.
+
+    The first branch is the hot one: one whole Query and nothing else.
+    """
+    total = len(data)
+    if (
+        total >= 5
+        and data[0] == codes.QUERY
+        and length_at(data, 1)[0] + 1 == total
+        and not session.passing
+        and session.names is None
+        and not backend.exchange.unsynced
+    ):
+        if session.tracks:
+            flags = scan(data)
+            if flags:
+                stickiness.note_text(session, backend, flags, data)
+            session.recent = data
+        exchange = backend.exchange
+        if not session.query_began:
+            session.query_began = monotonic()
+        exchange.entries.append(A_QUERY)
+        session.counters.received += total
+        backend.push(data)
+        if backend.out:
+            _backlog(session, backend)
+        return
+    _serve_mixed(session, backend, data)
+
+
+def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
+    total = len(data)
+    position = 0
+    exchange = backend.exchange
+    if not session.query_began:
+        session.query_began = monotonic()
+    pieces: list[bytes] = []
+    session.counters.received += total
+    if session.passing:
+        position = min(session.passing, total)
+        session.passing -= position
+        pieces.append(data[:position])
+    while total - position >= 5:
+        kind = data[position]
+        length = length_at(data, position + 1)[0]
+        end = position + 1 + length
+        if not _is_valid(session, kind, length):
+            return
+        if end > total:
+            position = _begin_partial(session, backend, data, position, end, pieces)
+            break
+        try:
+            if kind == codes.QUERY:
+                pieces.append(_query(session, backend, data[position:end]))
+            elif kind in _EXTENDED:
+                end = extended_query.translate(session, backend, data, position, total, pieces)
+            elif kind in _COPY:
+                if kind != codes.COPY_DATA:
+                    exchange.mark_copy_end()
+                    pieces.append(data[position:end])
+                else:
+                    end = _copy_data_span(data, position, total)
+                    pieces.append(data[position:end])
+            elif kind == codes.FUNCTION_CALL:
+                exchange.ask_query(A_QUERY)
+                extended_query.note_sync(session)
+                pieces.append(data[position:end])
+            else:  # Terminate
+                _send(session, backend, pieces)
+                session.lost()
+                return
+        except MustWait:
+            session.hold(STALLED)
+            break
+        position = end
+    if position < total and session.gathered is None:
+        session.input = data[position:]
+    _send(session, backend, pieces)
+    if session.release_due and not session.passing and exchange.is_settled and backend.is_clean:
+        session.release_due = False
+        session.transaction_over(backend, monotonic())
+
+
+def _send(session: "Session", backend: Backend, pieces: list[bytes]) -> None:
+    if pieces:
+        backend.push(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if backend.out:
+            _backlog(session, backend)
+
+
+def _backlog(session: "Session", backend: Backend) -> None:
+    if len(backend.out) > OUTPUT_LIMIT:
+        session.hold(BACKLOGGED)
+
+
+def _copy_data_span(data: bytes, position: int, total: int) -> int:
+    """The end of the run of whole CopyData messages at `position`: they are passed on as one piece."""
+    end = position + 1 + length_at(data, position + 1)[0]
+    while total - end >= 5 and data[end] == codes.COPY_DATA:
+        length = length_at(data, end + 1)[0]
+        if length < 4 or end + 1 + length > total:
+            break
+        end += 1 + length
+    return end
+
+
+def _begin_partial(
+    session: "Session", backend: Backend, data: bytes, position: int, end: int, pieces: list[bytes]
+) -> int:
+    """A message of which only the beginning is here. Bulk goes on as it comes; the rest is collected first.
+
+    Returns how far `data` is dealt with.
+    """
+    total = len(data)
+    kind = data[position]
+    size = end - position
+    if kind == codes.COPY_DATA:
+        pieces.append(data[position:])
+        session.passing = end - total
+        return total
+    if _may_begin(session, size, total - position):
+        try:
+            streamed = _stream(session, backend, data, position, pieces)
+        except MustWait:
+            session.hold(STALLED)
+            session.input = data[position:]
+            return position
+        if streamed:
+            session.passing = end - total
+            return total
+    _gather(session, data[position:], size)
+    return total if session.gathered is not None else position
+
+
+def _stream(session: "Session", backend: Backend, data: bytes, position: int, pieces: list[bytes]) -> bool:
+    """Begin to pass on a large message of which at least 4 kB are here. False if its kind must be whole."""
+    kind = data[position]
+    if kind == codes.QUERY:
+        pieces.append(_query(session, backend, data[position:]))
+        return True
+    if kind == codes.FUNCTION_CALL:
+        backend.exchange.ask_query(A_QUERY)
+        extended_query.note_sync(session)
+        pieces.append(data[position:])
+        return True
+    if kind == codes.BIND:
+        return extended_query.stream_bind(session, backend, data, position, pieces)
+    return False
+
+
+def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
+    """A simple Query on its way; what it does to names and to the session is noted."""
+    exchange = backend.exchange
+    names = session.names
+    if session.tracks:
+        flags = scan(query)
+        if flags:
+            stickiness.note_text(session, backend, flags, query)
+        session.recent = query
+    if names is None or not session.remaps:
+        exchange.ask_query(A_QUERY)
+        if names is not None:
+            names.segment += 1
+    else:
+        if names.names and len(query) < 8192:
+            found = _STATEMENT_SQL.match(query, 5)
+            if found is not None:
+                query = extended_query.rename_in_sql(session, backend, query, found)
+        extended_query.ask_query(session, backend)
+    backend.unnamed = UNKNOWN if exchange.skipping or exchange.unsynced else None
+    return query
+
+
+def _is_valid(session: "Session", kind: int, length: int) -> bool:
+    """Whether a message may begin like this. If not the session is over: PostgreSQL closes without a word at a length
+    that cannot be, and says so at a type that it does not know."""
+    if kind not in _CLIENT_TYPES:
+        session.violate(ProtocolViolation(f"invalid frontend message type {kind}"))
+        return False
+    limit = LARGEST_SMALL_MESSAGE if kind in _SMALL else min(LARGEST_MESSAGE, session.pool.settings.max_message_size)
+    if length < 4 or length > limit:
+        session.lost()
+        return False
+    return True
+
+

@@ -1,0 +1,631 @@
+"""A connected client: its socket, what it holds, and how it comes and goes.
+
+A session belongs to one worker for its whole life. What it says is heard in `serving`, what its backend says in `relay`;
+here are the socket, the reasons for not listening at the moment (`held`), the lease, and the end.
+
+                                   granted
+        IDLE --- first message ---> (waiting) ---> LEASED --- transaction over ---> IDLE
+                                        |             |
+                                        refused       the client leaves: `farewell` takes the backend
+"""
+
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+
+from pgdoorman.backend.cancel import wait_cancelled
+from pgdoorman.backend.connection import Backend
+from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings, reported_of
+from pgdoorman.client import relay, serving, stickiness
+from pgdoorman.client.budget import FREE_OF_CHARGE
+from pgdoorman.client.cancel_keys import CancelKey
+from pgdoorman.client.closing import error_message
+from pgdoorman.client.farewell import Farewell
+from pgdoorman.client.holds import BACKLOGGED, CARE, CONGESTED, GONE, WAITING
+from pgdoorman.client.services import Services
+from pgdoorman.config.settings import PoolMode, UserPoolSettings
+from pgdoorman.errors import BackendUnavailable, PgDoormanError, ProtocolViolation, ShuttingDown
+from pgdoorman.pool.pool import Pool, socket_options
+from pgdoorman.prepared.client_names import ClientNames
+from pgdoorman.prepared.statement import Statement
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.results import error_response, parameter_status, ready_for_query
+from pgdoorman.runtime.poller import HANG_UP, NOTHING, READ, WRITE
+from pgdoorman.runtime.worker import Worker
+from pgdoorman.stats.counters import TrafficCounters
+from pgdoorman.transport.peer import Peer
+from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
+
+READ_SIZE: Final = 16384
+LARGE_READ_SIZE: Final = 262144
+
+INPUT_LIMIT: Final = 262144  # more than this is not read ahead while the client is not listened to
+OUTPUT_LIMIT: Final = 262144
+
+
+class Session:
+    """One client that is logged in, on its worker's thread."""
+
+    __slots__ = (
+        "address",
+        "application_name",
+        "backend",
+        "begin",
+        "cancel_key",
+        "claimed",
+        "connected_at",
+        "connected_time",
+        "counters",
+        "custom_names",
+        "deallocating",
+        "dismissed",
+        "errors",
+        "fd",
+        "gather_size",
+        "gathered",
+        "held",
+        "id",
+        "input",
+        "lease_number",
+        "lease_reported",
+        "ledger",
+        "local_sets",
+        "names",
+        "noted",
+        "out",
+        "passing",
+        "pins",
+        "pool",
+        "pooling",
+        "queries",
+        "query_began",
+        "reading",
+        "recent",
+        "recv",
+        "release_due",
+        "remaps",
+        "send",
+        "services",
+        "set_tags",
+        "skipping",
+        "sock",
+        "startup_settings",
+        "suspect",
+        "tls",
+        "told",
+        "tracks",
+        "transaction_began",
+        "transactions",
+        "version",
+        "waiting_since",
+        "wanted",
+        "worker",
+        "worker_index",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        sock: Any,
+        peer: Peer,
+        pool: Pool,
+        services: Services,
+        *,
+        told: Reported,
+        settings: SessionSettings = DEFAULTS,
+        version: int = codes.PROTOCOL_3_0,
+        application_name: str = "",
+        tls: str = "",
+    ) -> None:
+        self.id = number
+        self.sock = sock
+        self.fd: int = sock.fileno()
+        self.recv: Callable[[int, int], bytes] = sock.recv
+        self.send: Callable[[Any, int], int] = sock.send
+        self.address = peer
+        self.services = services
+        self.version = version
+        self.application_name = application_name
+        self.tls = tls
+        self.cancel_key: CancelKey | None = None
+        self.connected_at = monotonic()
+        self.worker: Worker = None  # type: ignore[assignment]  # set by `begin`, before anything else happens
+        self.worker_index = -1
+        # What came in and is not dealt with; what is to go out and was not taken.
+        self.input = b""
+        self.gathered: bytearray | None = None
+        self.gather_size = 0
+        self.claimed = 0
+        self.passing = 0
+        self.out = bytearray()
+        self.reading = True
+        self.held = 0
+        self.skipping = False
+        self.dismissed: PgDoormanError | None = None
+        # The lease.
+        self.backend: Backend | None = None
+        self.begin: bytes | None = None
+        self.waiting_since = 0.0
+        self.lease_number = 0
+        self.query_began = 0.0
+        self.transaction_began = 0.0
+        # What is this client's own.
+        self.names: ClientNames | None = None
+        self.wanted = settings
+        self.startup_settings = settings
+        self.told = told
+        self.pins: frozenset[str] = frozenset()
+        self.suspect = 0
+        self.noted = 0
+        self.set_tags = 0
+        self.local_sets = 0
+        self.custom_names: set[str] = set()
+        self.recent = b""
+        self.lease_reported: Reported | None = None
+        self.deallocating: tuple[bytes, Statement] | None = None
+        self.release_due = False
+        # Numbers.
+        self.queries = 0
+        self.transactions = 0
+        self.errors = 0
+        self.join(pool)
+
+    def __repr__(self) -> str:
+        return f"<Session #c{self.id} {self.pool.user}@{self.pool.database} {self.address} held={self.held:#x}>"
+
+    def join(self, pool: Pool) -> None:
+        """Be served by this pool, under its settings."""
+        self.pool = pool
+        self.ledger = pool.ledger
+        self._adopt(pool.settings)
+        if self.worker_index >= 0:
+            self.counters: TrafficCounters = pool.counters[self.worker_index]
+
+    def follow(self) -> None:
+        """The settings have changed: be served by the pool that bears our names now; without one, leave."""
+        if self.held & GONE:
+            return
+        pool = self.services.pool_of(self.pool.database, self.pool.user)
+        if pool is None:
+            self.dismiss(ShuttingDown("database removed"))
+        elif self.backend is None and not self.held:
+            self.join(pool)
+
+    def _adopt(self, settings: UserPoolSettings) -> None:
+        mode = settings.pool_mode
+        self.pooling = mode
+        transactional = mode is not PoolMode.SESSION
+        self.remaps = transactional and settings.prepared_statements
+        self.tracks = transactional and settings.cleanup_server_connections
+
+    @property
+    def lease_token(self) -> int:
+        """This lease among all of the process."""
+        return self.id << 32 | self.lease_number
+
+    @property
+    def planning_is_private(self) -> bool:
+        """Whether a text may mean something else here than to other clients with the same settings."""
+        return bool(self.suspect & stickiness.HIDDEN_STATE or self.set_tags or self.pins)
+
+    # Coming.
+
+    def begin_serving(self, worker: Worker, greeting: bytes, rest: bytes = b"", backend: Backend | None = None) -> None:
+        """Be at home at `worker`, on whose thread this runs. `rest` is what the client has sent behind its login;
+        `backend` one that is its own from the start (session pooling)."""
+        self.worker = worker
+        self.worker_index = worker.index
+        self.counters = self.pool.counters[worker.index]
+        worker.watch(self.fd, self.on_event)
+        self.tell(greeting)
+        if backend is not None:
+            backend.holder = self
+            self.backend = backend
+            self.lease_reported = backend.reported
+            self.lease_number += 1
+            backend.leased_at = self.transaction_began = monotonic()
+            self.counters.assignments += 1
+        if rest:
+            serving.serve(self, rest)
+
+    # Hearing.
+
+    def on_event(self, worker: Worker, events: int) -> None:
+        """The poller's handler."""
+        if events & ~READ:
+            if events & WRITE and self.out:
+                self._flush()
+            if not events & READ:
+                if events & HANG_UP:
+                    self.lost()
+                return
+        try:
+            data = self.recv(READ_SIZE if self.gathered is None and not self.passing else LARGE_READ_SIZE, DONT_WAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.lost()
+            return
+        if not data:
+            self.lost()
+            return
+        if self.held:
+            self._hold(data)
+        elif self.input or self.gathered is not None:
+            self._add(data)
+        else:
+            serving.serve(self, data)
+
+    def _hold(self, data: bytes) -> None:
+        """Not listening now: keep it. Much more than that stays in the kernel, and so with the client."""
+        if self.gathered is not None:
+            self.gathered += data
+        else:
+            self.input += data
+        if len(self.input) > INPUT_LIMIT and self.reading:
+            self.reading = False
+            self._watch()
+
+    def _add(self, data: bytes) -> None:
+        gathered = self.gathered
+        if gathered is None:
+            data = self.input + data
+            self.input = b""
+            serving.serve(self, data)
+            return
+        gathered += data
+        if len(gathered) >= self.gather_size:
+            whole = bytes(gathered)
+            self.stop_gathering()
+            serving.serve(self, whole)
+
+    def gather(self, data: bytes, size: int) -> None:
+        """Collect a message of `size` bytes, of which `data` is the beginning, before it is dealt with."""
+        if size > FREE_OF_CHARGE:
+            self.services.budget.take(size)
+            self.claimed += size
+            self.gathered = bytearray(data)
+            self.gather_size = size
+        else:
+            self.input = data
+
+    def stop_gathering(self) -> None:
+        """The gathered message is whole, or nobody wants it any more."""
+        self.gathered = None
+        if self.claimed:
+            self.services.budget.give_back(self.claimed)
+            self.claimed = 0
+
+    def listen_again(self) -> None:
+        """Read what the kernel has kept for us."""
+        self.reading = True
+        self._watch()
+
+    def hold(self, reason: int) -> None:
+        """Do not listen until `release_hold` of the same reason."""
+        self.held |= reason
+
+    def release_hold(self, reason: int) -> None:
+        """Listen again if that was the only reason, beginning with what was kept."""
+        if not self.held & reason:
+            return
+        self.held &= ~reason
+        if self.held:
+            return
+        if not self.reading:
+            self.listen_again()
+        if self.gathered is not None:
+            self._add(b"")
+        elif self.input:
+            data, self.input = self.input, b""
+            serving.serve(self, data)
+        elif self.dismissed is not None:
+            self.dismiss(self.dismissed)
+
+    # Telling.
+
+    def tell(self, data: bytes) -> None:
+        """Send to the client, or keep what it does not take now; then its backend is not read until it has."""
+        out = self.out
+        if out:
+            out += data
+            if len(out) > OUTPUT_LIMIT:
+                self.held |= CONGESTED
+            return
+        try:
+            sent = self.send(data, DONT_WAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # the next read of this socket says the same and ends the session
+        if sent != len(data):
+            out += memoryview(data)[sent:]
+            self._watch()
+            if len(out) > OUTPUT_LIMIT:
+                self.held |= CONGESTED
+            backend = self.backend
+            if backend is not None:
+                self.worker.poller.change(backend.fd, WRITE if backend.out else NOTHING)
+
+    def _flush(self) -> None:
+        out = self.out
+        while out:
+            try:
+                sent = self.send(out, DONT_WAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                out.clear()
+                break
+            del out[:sent]
+        self.out = bytearray()  # a new one: the old one keeps the size it once had
+        self._watch()
+        backend = self.backend
+        if backend is not None and backend.is_open:
+            self.worker.poller.change(backend.fd, READ | WRITE if backend.out else READ)
+        if self.dismissed is not None and not self.held & ~CONGESTED:
+            self._end()
+            return
+        self.release_hold(CONGESTED)
+
+    def _watch(self) -> None:
+        self.worker.poller.change(self.fd, (READ if self.reading else NOTHING) | (WRITE if self.out else NOTHING))
+
+    # The lease.
+
+    def ask_backend(self, data: bytes) -> None:
+        """A backend is needed for `data`; deal with it as soon as there is one."""
+        now = monotonic()
+        backend, errands = self.ledger.checkout(self, self.worker_index, now)
+        if backend is not None:
+            self._lease(backend, now, data)
+            return
+        self.input = data
+        self.held |= WAITING
+        if errands is not None:
+            self.pool.run(errands, self.worker)
+
+    def granted(self, backend: Backend) -> None:
+        """The pool has a backend for us, after a wait."""
+        if self.held & GONE or not self.held & WAITING:
+            # The client left, or was refused, while the grant was on its way.
+            self.pool.checkin(backend, self.worker)
+            if self.dismissed is not None:
+                self.dismiss(self.dismissed)
+            return
+        now = monotonic()
+        waited = now - self.waiting_since
+        self.counters.wait_time += waited
+        self.counters.wait_times.add(waited)
+        self.held &= ~WAITING
+        data, self.input = self.input, b""
+        self._lease(backend, now, data)
+
+    def refused(self, reason: PgDoormanError) -> None:
+        """There is no backend for us: say so, and skip what belongs to the same request, as a server would."""
+        if self.held & GONE or not self.held & WAITING:
+            return
+        self.held &= ~WAITING
+        serving.refuse(self, reason)
+
+    def _lease(self, backend: Backend, now: float, data: bytes) -> None:
+        if backend.worker is not self.worker:
+            backend.move_to(self.worker)
+        backend.holder = self
+        self.backend = backend
+        backend.leased_at = self.transaction_began = self.query_began = now
+        self.counters.assignments += 1
+        self.lease_number += 1
+        self.noted = 0
+        self.release_due = False
+        if (
+            backend.settings is not self.wanted
+            or backend.reported is not self.told
+            or self.begin is not None
+            or len(backend.names) > self.pool.settings.server_prepared_statements_cache_size
+            or (backend.idle_since and now - backend.idle_since > self.pool.settings.server_idle_check_timeout > 0)
+        ):
+            stickiness.prepare(self, backend, now, data)
+            return
+        self.lease_reported = backend.reported
+        serving.serve_leased(self, backend, data)
+
+    def serve_leased(self, backend: Backend, data: bytes) -> None:
+        """Go on with what the client says, now that its backend is ready for it."""
+        serving.serve_leased(self, backend, data)
+
+    def refuse(self, reason: PgDoormanError) -> None:
+        """Answer the request at the head of the input with an error."""
+        serving.refuse(self, reason)
+
+    def transaction_over(self, backend: Backend, now: float) -> None:
+        """The last ReadyForQuery said idle and nothing is outstanding: count, look at what must stick, give it back."""
+        if self.passing:
+            self.release_due = True  # the client is still sending a message that the server no longer wants
+            return
+        counters = self.counters
+        counters.transactions += 1
+        spent = now - self.transaction_began
+        counters.transaction_time += spent
+        counters.transaction_times.add(spent)
+        self.transactions += 1
+        backend.transactions += 1
+        self.transaction_began = now
+        if self.pooling is PoolMode.SESSION:
+            if self.dismissed is not None:
+                self.dismiss(self.dismissed)
+            return
+        if self.suspect or self.noted or self.pins or backend.reported is not self.lease_reported:
+            if not stickiness.may_leave(self, backend):
+                return
+        self.give_back(backend, now)
+
+    def give_back(self, backend: Backend, now: float) -> None:
+        """Check a clean backend in."""
+        self.backend = None
+        backend.holder = None
+        if backend.cancels_under_way or backend.close_wanted:
+            Farewell(backend, self.pool, self.worker).begin()
+        else:
+            errands = self.ledger.checkin(backend, self.worker_index, now)
+            if errands is not None:
+                self.pool.run(errands, self.worker)
+        if self.dismissed is not None:
+            self.dismiss(self.dismissed)
+
+    # What the backend does.
+
+    def on_backend_event(self, backend: Backend, events: int) -> None:
+        """Our backend's socket is ready."""
+        if events & WRITE and backend.out:
+            if backend.flush():
+                if self.out:
+                    self.worker.poller.change(backend.fd, NOTHING)
+                self.release_hold(BACKLOGGED)
+            if not events & ~WRITE:
+                return
+        relay.relay(self, backend)
+
+    def on_backend_crash(self, backend: Backend, error: Exception) -> None:
+        """An accident in handling our backend's answer: neither side can be trusted to be in step."""
+        self.backend_failed(backend, BackendUnavailable("internal error; the connection to the server was given up"))
+
+    def backend_failed(self, backend: Backend, error: PgDoormanError | None) -> None:
+        """The connection to the server is lost or unusable. The client's transaction went with it, so it is told
+        (unless the server's own FATAL has just told it) and closed, as PostgreSQL would have."""
+        self.backend = None
+        backend.holder = None
+        self.pool.discard(backend, self.worker)
+        if error is not None and not self.held & GONE:
+            self.counters.errors += 1
+            self.tell(error_message(error, "FATAL"))
+        self._end()
+
+    def sync_told(self, backend: Backend) -> None:
+        """Tell the client of every reported parameter whose value differs from what it was told."""
+        told = self.told.by_name
+        news = [(name, value) for name, value in backend.reported.by_name.items() if told.get(name) != value]
+        self.told = backend.reported
+        if news:
+            self.tell(b"".join(parameter_status(name, value) for name, value in news))
+
+    def note_told(self, name: str, value: str) -> None:
+        """The client has just been told this."""
+        if self.told.by_name.get(name) != value:
+            self.told = reported_of({**self.told.by_name, name: value})
+
+    # Cancel.
+
+    def cancel(self, done: Callable[[], Any]) -> None:
+        """A cancel request with our key, on our worker's thread. `done` is called (on any thread) when it has been dealt
+        with. It reaches the query that runs now or none: until it is delivered the backend is not given to another."""
+        backend = self.backend
+        if self.held & WAITING and self.ledger.abandon(self):
+            self.held &= ~WAITING
+            serving.refuse(self, Cancelled("canceling statement due to user request"))
+        elif backend is not None and backend.exchange.entries and backend.process_id:
+            backend.cancels_under_way += 1
+            job = partial(_deliver, backend, self.worker, self.pool.settings, done)
+            if self.services.helpers.submit(job):
+                return
+            backend.cancels_under_way -= 1
+        done()
+
+    # Going.
+
+    def lost(self) -> None:
+        """The client's connection is gone, or it said goodbye."""
+        self._end()
+
+    def violate(self, violation: ProtocolViolation) -> None:
+        """The client broke the protocol: tell it and close, as PostgreSQL does."""
+        self.counters.errors += 1
+        self.tell(error_message(violation))
+        self._end()
+
+    def dismiss(self, reason: PgDoormanError) -> None:
+        """Send the client away: at once if it is between transactions, else when the present one is over."""
+        if self.held & GONE:
+            return
+        self.dismissed = reason
+        backend = self.backend
+        if self.held & WAITING and self.ledger.abandon(self):
+            self.held &= ~WAITING
+        elif backend is not None:
+            between = backend.is_clean and backend.exchange.is_settled and not self.pins and not self.passing
+            if not between and not (self.pins and backend.is_clean):
+                return
+        elif self.held & (WAITING | CARE):
+            return  # a grant is on its way: asked again at the end of that transaction
+        self.tell(error_message(reason, "FATAL"))
+        self._end()
+
+    def expel(self, reason: PgDoormanError) -> None:
+        """Close the client now, in a transaction or not."""
+        if self.held & GONE:
+            return
+        self.tell(error_message(reason, "FATAL"))
+        self._end()
+
+    def on_crash(self, error: Exception) -> None:
+        """The worker's guard: handling this client went wrong."""
+        if not self.held & GONE:
+            self.tell(error_response("internal error", sqlstate="XX000", severity="FATAL"))
+            self._end()
+
+    def _end(self) -> None:
+        if self.held & GONE:
+            return
+        waiting = self.held & WAITING
+        self.held |= GONE
+        self.stop_gathering()
+        self.worker.unwatch(self.fd)
+        if waiting:
+            self.ledger.abandon(self)  # if False, `granted` finds us gone and checks the backend in
+        backend, self.backend = self.backend, None
+        if backend is not None and backend.is_open:
+            Farewell(backend, self.pool, self.worker, passing=bool(self.passing), marks=stickiness.marks_of(self)).begin()
+        if self.out:
+            self._last_words()
+        close_quietly(self.sock)
+        self.input = b""
+        self.out = bytearray()
+        self.services.session_ended(self)
+
+    def _last_words(self) -> None:
+        try:
+            self.send(self.out, DONT_WAIT)
+        except OSError:
+            pass
+
+
+class Cancelled(PgDoormanError):
+    """A cancel request ended the wait for a backend."""
+
+    sqlstate = "57014"
+    severity = "ERROR"
+
+
+def _deliver(backend: Backend, worker: Worker, settings: UserPoolSettings, done: Callable[[], Any]) -> None:
+    """Deliver a cancel request; on a helper thread. The backend cannot go to anyone else meanwhile."""
+    try:
+        wait_cancelled(
+            backend.address, backend.process_id, backend.cancel_secret, settings.connect_timeout, socket_options(settings.tcp)
+        )
+    except PgDoormanError:
+        pass  # a server that cannot be reached has its own way of ending queries
+    finally:
+        worker.post(partial(_delivered, backend))
+        done()
+
+
+def _delivered(backend: Backend) -> None:
+    backend.cancels_under_way -= 1
+    holder = backend.holder
+    if isinstance(holder, Farewell):
+        holder.cancel_delivered()
+
+
+READY_IDLE: Final = ready_for_query(codes.IDLE)
+GOING_DOWN: Final = ShuttingDown("terminating connection due to administrator command")

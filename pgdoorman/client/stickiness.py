@@ -1,0 +1,357 @@
+"""What must stay with a client, and what must not leak to the next one.
+
+Nothing here parses SQL. Three cheap signs raise a suspicion while a client has a backend: words in the text it sends
+(`prepared.scan`), command tags that the server answers with, and reported parameters that changed. A client that shows
+none of them pays for nothing but the looking. When a transaction ends under suspicion the backend itself is asked what
+is different in its session (one query, `audit`): the answer says exactly which settings the client has now, and whether
+something is left that cannot be moved. Settings are put on the next backend when they differ there; what cannot be moved
+pins the client to its backend for as long as it exists.
+"""
+
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from pgdoorman.backend.connection import Backend
+from pgdoorman.backend.inquiry import Inquiry, Rows
+from pgdoorman.backend.reset import FORGET_SEQUENCES, UNCLEANABLE
+from pgdoorman.backend.settings import (
+    SessionSettings,
+    audit_sql,
+    custom_names_in,
+    move_sql,
+    pins_of_audit,
+    settings_of,
+    settings_of_audit,
+)
+from pgdoorman.client.holds import CARE, GONE
+from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
+from pgdoorman.prepared.rewrite import close_message, query_message
+from pgdoorman.prepared.scan import CALLS, PINS, READS_SEQUENCES, SET_LOCAL, SETTINGS, USES_SEQUENCES, scan
+from pgdoorman.prepared.statement import Statement
+from pgdoorman.protocol.exchange import A_HIDDEN_CLOSE, QUERY, Expected
+
+if TYPE_CHECKING:
+    from pgdoorman.client.session import Session
+
+__all__ = ["NOTABLE", "audit", "may_leave", "note_tag", "note_text", "prepare", "scan"]
+
+# What a command tag says, as flags; looked up by its first three bytes.
+TAG_SET: Final = 1
+TAG_STATE: Final = 2  # settings or things that cannot be moved may have come or gone
+TAG_NAMES: Final = 4  # statements may be gone
+TAG_SCHEMA: Final = 8  # texts may mean something else now
+TAG_WROTE: Final = 16  # sequences may have moved
+TAG_LOAD: Final = 32
+
+NEEDS_A_LOOK: Final = TAG_SET | TAG_STATE | TAG_NAMES | TAG_SCHEMA | TAG_LOAD
+
+NOTABLE: Final[dict[bytes, int]] = {
+    b"SET": TAG_SET,
+    b"RES": TAG_STATE,  # RESET
+    b"DIS": TAG_STATE | TAG_NAMES,  # DISCARD
+    b"DEA": TAG_STATE | TAG_NAMES,  # DEALLOCATE
+    b"PRE": TAG_STATE,  # PREPARE, PREPARE TRANSACTION
+    b"DEC": TAG_STATE,  # DECLARE CURSOR
+    b"CLO": TAG_STATE,  # CLOSE CURSOR
+    b"LIS": TAG_STATE,  # LISTEN
+    b"UNL": TAG_STATE,  # UNLISTEN
+    b"LOA": TAG_LOAD,
+    b"DO\0": TAG_STATE | TAG_WROTE,
+    b"CAL": TAG_STATE | TAG_WROTE,
+    b"CRE": TAG_SCHEMA,
+    b"ALT": TAG_SCHEMA,
+    b"DRO": TAG_SCHEMA | TAG_STATE,
+    b"INS": TAG_WROTE,
+    b"UPD": TAG_WROTE,
+    b"MER": TAG_WROTE,
+    b"COP": TAG_WROTE,
+}
+
+# Suspicions of a lease.
+LOOK: Final = 1  # ask the backend at the end of the transaction
+SCHEMA: Final = 2  # DDL ran: what others parsed meanwhile is stale once it is committed
+HIDDEN_STATE: Final = 4  # a text in this lease changed or may have changed what texts mean
+TEMPORARY: Final = 8  # a text in this lease speaks of temporary objects
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is known of a backend's session when its client leaves in the middle of things."""
+
+    suspect: bool = False
+    pins: frozenset[str] = frozenset()
+
+
+def marks_of(session: "Session") -> Marks:
+    """What the care after this client has to know."""
+    backend = session.backend
+    changed = backend is not None and backend.reported is not session.lease_reported
+    if not session.tracks:
+        # Session pooling: nobody has kept account, so everything goes, unless the owner wants nothing to.
+        return Marks(suspect=session.pool.settings.cleanup_server_connections)
+    suspect = bool(session.suspect & LOOK) or session.set_tags > session.local_sets or changed
+    return Marks(suspect, session.pins)
+
+
+# While the client has a backend.
+
+
+def note_text(session: "Session", backend: Backend, flags: int, message: bytes) -> None:
+    """The client sends a text (or uses a statement) with these flags."""
+    if flags & (SETTINGS | PINS | CALLS):
+        session.suspect |= LOOK | (HIDDEN_STATE if flags & SETTINGS else 0) | (TEMPORARY if flags & PINS else 0)
+        if message and b"." in message:
+            session.custom_names |= custom_names_in(message)
+    if flags & SET_LOCAL:
+        session.local_sets += 1
+    if flags & READS_SEQUENCES and backend.sequences_of != session.lease_token:
+        if not session.noted & TAG_WROTE and not backend.exchange.unsynced:
+            _forget_sequences(backend)
+        backend.sequences_of = session.lease_token
+    if flags & USES_SEQUENCES:
+        backend.sequences_of = session.lease_token if not flags & READS_SEQUENCES else backend.sequences_of
+        session.noted |= TAG_WROTE
+
+
+def _forget_sequences(backend: Backend) -> None:
+    backend.exchange.ask_query(Expected(QUERY, hidden=True))
+    backend.push(query_message(FORGET_SEQUENCES.encode()))
+
+
+def note_statement(session: "Session", statement: Statement) -> None:
+    """The client parses or uses a statement."""
+    if statement.flags & SETTINGS or statement.text[:3].lower() == b"set":
+        text = statement.text
+        if b"." in text:
+            session.custom_names |= custom_names_in(text)
+
+
+def note_tag(session: "Session", backend: Backend, note: int, tag: bytes) -> None:
+    """The server answered with a tag of `NOTABLE` that needs a look; `session.noted` has its flags already."""
+    if note & TAG_SCHEMA:
+        _schema_changed(session)
+    if note & TAG_SET:
+        session.set_tags += 1
+        _note_names(session)
+    elif note & TAG_STATE:
+        if tag == b"DECLARE CURSOR" and session.recent[:1] == b"Q" and b"hold" not in session.recent.lower():
+            return
+        if tag == b"PREPARE TRANSACTION":
+            return
+        session.suspect |= LOOK
+        _note_names(session)
+    if note & TAG_LOAD:
+        session.pins |= UNCLEANABLE
+        backend.close_wanted = True
+    if note & TAG_NAMES:
+        _names_gone(session, backend, tag)
+
+
+def _note_names(session: "Session") -> None:
+    if b"." in session.recent:
+        session.custom_names |= custom_names_in(session.recent)
+
+
+def _names_gone(session: "Session", backend: Backend, tag: bytes) -> None:
+    if tag in (b"DEALLOCATE ALL", b"DISCARD ALL"):
+        backend.names.clear()
+        backend.unnamed = None if tag == b"DISCARD ALL" else backend.unnamed
+        if session.names is not None:
+            session.names.clear()
+        if tag == b"DISCARD ALL":
+            session.pins -= session.pins - UNCLEANABLE
+    elif session.deallocating is not None and session.names is not None:
+        name, statement = session.deallocating
+        session.names.names.pop(name, None)
+        backend.names.forget(statement)
+    session.deallocating = None
+
+
+def _schema_changed(session: "Session") -> None:
+    if session.suspect & TEMPORARY:
+        # A temporary object, most likely: nobody else's texts mean anything else because of it.
+        session.suspect |= HIDDEN_STATE
+        return
+    session.suspect |= SCHEMA
+    session.pool.book.renew()
+
+
+# When the transaction ends.
+
+
+def may_leave(session: "Session", backend: Backend) -> bool:
+    """Whether the backend may be given back now. If not, that is seen to: the client keeps it, or we ask it first."""
+    suspect = session.suspect
+    if suspect & SCHEMA:
+        session.suspect &= ~SCHEMA
+        session.pool.book.renew()
+    if not session.tracks:
+        return True
+    changed = backend.reported is not session.lease_reported
+    if suspect & LOOK or changed or session.set_tags > session.local_sets:
+        audit(session, backend)
+        return False
+    session.local_sets = session.set_tags = 0
+    session.noted = 0
+    return not session.pins
+
+
+def audit(session: "Session", backend: Backend) -> None:
+    """Ask the backend what is different in its session, then decide. The client's next message waits for that; the
+    answer to its last one does not."""
+    session.hold(CARE)
+    sql = audit_sql(session.custom_names)
+    timeout = max(5.0, session.pool.settings.connect_timeout)
+    Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error))
+
+
+def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+    if session.held & GONE:
+        return  # `farewell` has taken the backend
+    if isinstance(error, BackendUnavailable):
+        session.backend_failed(backend, error)
+        return
+    if error is not None:
+        # The session is in a state in which not even this works (a tiny statement_timeout): keep it together.
+        session.pins |= {"settings"}
+    else:
+        _learn(session, backend, rows)
+    session.suspect = session.noted = 0
+    session.set_tags = session.local_sets = 0
+    session.lease_reported = backend.reported
+    if not session.pins:
+        session.give_back(backend, monotonic())
+    session.release_hold(CARE)
+
+
+def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
+    found = settings_of_audit(rows, backend.role)
+    backend.settings = found
+    missing = {n: v for n, v in session.startup_settings.by_name.items() if n not in found.by_name}
+    # What came with the login is the client's own default: a RESET returns to it, and we set it again.
+    session.wanted = settings_of({**missing, **found.by_name}) if missing else found
+    session.pins = pins_of_audit(rows) | (session.pins & UNCLEANABLE)
+    session.custom_names = {name for name in session.custom_names if name in found.by_name}
+
+
+# When a lease begins.
+
+
+class Prelude:
+    """A hidden Query in front of a client's own messages: an effect of the exchange. What it does has been seen to work;
+    if it fails this time, the client's messages behind it must not count."""
+
+    __slots__ = ("backend", "error", "session", "settings")
+
+    def __init__(self, session: "Session", backend: Backend, settings: SessionSettings) -> None:
+        self.session = session
+        self.backend = backend
+        self.settings = settings
+        self.error: PgDoormanError | None = None
+
+    def refused(self, error: BackendRefused) -> None:
+        self.error = error
+
+    def happened(self) -> None:
+        if self.error is not None:
+            raise LostSettings(self.error)
+        self.backend.settings = self.settings
+        self.session.lease_reported = self.backend.reported
+        if self.backend.reported is not self.session.told:
+            self.session.sync_told(self.backend)
+
+    def failed(self) -> None:
+        """Never called: a Query is answered by its ReadyForQuery."""
+
+    def skipped(self) -> None:
+        """The backend is gone."""
+
+
+class LostSettings(Exception):  # noqa: N818 - the relay turns it into the end of the session
+    """A client's settings could not be put on its backend, and its messages are already on their way."""
+
+    def __init__(self, reason: PgDoormanError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> None:
+    """A lease begins and something has to be done first: a look whether the backend lives, the client's settings, Closes
+    of statements that are too many, a BEGIN that was held back. Then the client is served."""
+    limit = session.pool.settings.server_idle_check_timeout
+    if limit and backend.idle_since and now - backend.idle_since > limit:
+        session.hold(CARE)
+        session.input = data
+        backend.idle_since = 0.0
+        timeout = session.pool.settings.connect_timeout
+        Inquiry(backend, ";", timeout, lambda backend, rows, error: _probed(session, backend, error))
+        return
+    wanted = session.wanted if session.pool.settings.sync_server_parameters else backend.settings
+    if backend.settings is not wanted:
+        sql = move_sql(backend.settings, wanted)
+        if not session.pool.is_proven(wanted):
+            session.hold(CARE)
+            session.input = data
+            timeout = max(5.0, session.pool.settings.connect_timeout)
+            Inquiry(backend, sql, timeout, lambda backend, rows, error: _moved(session, backend, wanted, error))
+            return
+        backend.exchange.ask_query(Expected(QUERY, hidden=True, effect=Prelude(session, backend, wanted)))
+        backend.push(query_message(sql.encode()))
+    elif backend.reported is not session.told:
+        session.sync_told(backend)
+    session.lease_reported = backend.reported
+    for statement in backend.names.surplus(session.pool.settings.server_prepared_statements_cache_size):
+        backend.exchange.ask(A_HIDDEN_CLOSE)
+        backend.push(close_message(statement.name))
+    backend.exchange.unsynced = False  # Closes of ours need no Sync: the client's own message flushes them
+    if session.begin is not None:
+        backend.exchange.ask_query(Expected(QUERY, hidden=True))
+        backend.push(query_message(session.begin))
+        session.begin = None
+    session.serve_leased(backend, data)
+
+
+def _probed(session: "Session", backend: Backend, error: PgDoormanError | None) -> None:
+    if session.held & GONE:
+        return
+    data, session.input = session.input, b""
+    session.held &= ~CARE
+    if error is None:
+        prepare(session, backend, monotonic(), data)
+        return
+    # It was dead and nobody had noticed: the client never knew that it had it.
+    session.backend = None
+    backend.holder = None
+    session.pool.discard(backend, session.worker)
+    session.ask_backend(data)
+
+
+def _moved(session: "Session", backend: Backend, wanted: SessionSettings, error: PgDoormanError | None) -> None:
+    if session.held & GONE:
+        return
+    if isinstance(error, BackendUnavailable):
+        session.backend_failed(backend, error)
+        return
+    data, session.input = session.input, b""
+    session.held &= ~CARE
+    if error is None:
+        backend.settings = wanted
+        session.pool.prove(wanted, backend.reported)
+        prepare(session, backend, monotonic(), data)
+        return
+    # A value that can no longer be set (a dropped role): the client is told once, at this statement, and goes on
+    # without what could not be set.
+    session.wanted = _without_culprit(wanted, str(error), session.startup_settings)
+    session.give_back(backend, monotonic())
+    session.input = data
+    session.refuse(error)
+
+
+def _without_culprit(settings: SessionSettings, complaint: str, startup: SessionSettings) -> SessionSettings:
+    remaining = {
+        name: value for name, value in settings.by_name.items() if f'"{value}"' not in complaint and name not in complaint
+    }
+    if len(remaining) == len(settings.by_name):
+        remaining = {name: value for name, value in startup.by_name.items() if settings.by_name.get(name) != value}
+    return settings_of(remaining)

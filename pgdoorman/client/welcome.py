@@ -1,0 +1,200 @@
+"""From a proved identity to a session: on its serving worker.
+
+A client is told what its backend reports (ParameterStatus), exactly. Usually that is known from earlier backends and
+logins, and the greeting goes out at once. Otherwise, at a pool's first contact or for settings that no backend has taken
+yet, a backend is borrowed: the client's settings are tried on it, and what the server says about them is the client's
+answer, be it a refusal.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from pgdoorman.auth.client_login import ClientIdentity
+from pgdoorman.backend.connection import Backend, next_number
+from pgdoorman.backend.inquiry import Inquiry, Rows
+from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings, move_sql, settings_of
+from pgdoorman.client.closing import error_message
+from pgdoorman.client.login import Arrived
+from pgdoorman.client.services import Services
+from pgdoorman.client.session import Session
+from pgdoorman.config.settings import PoolMode
+from pgdoorman.errors import BackendUnavailable, PgDoormanError
+from pgdoorman.pool.pool import Pool
+from pgdoorman.protocol import authentication as wire
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.results import backend_key_data, parameter_status, ready_for_query
+from pgdoorman.runtime.poller import NOTHING
+from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
+
+# Parameters that a client may send but that are not its own to choose here.
+_NEVER = frozenset({"is_superuser", "server_version", "server_encoding", "integer_datetimes"})
+
+
+class Welcome:
+    """One client on its way into a pool; also a waiter of that pool."""
+
+    __slots__ = (
+        "_arrived",
+        "_backend",
+        "_over",
+        "_pool",
+        "_services",
+        "_settled",
+        "_wanted",
+        "waiting_since",
+        "worker",
+        "worker_index",
+    )
+
+    def __init__(
+        self, arrived: Arrived, pool: Pool, services: Services, worker: Worker, settled: Callable[[Any], Any]
+    ) -> None:
+        self._arrived = arrived
+        self._pool = pool
+        self._services = services
+        self._settled = settled  # told once: with the session, or None if there will be none
+        self._backend: Backend | None = None
+        self._wanted = _settings_of(arrived, pool)
+        self._over = False
+        self.worker = worker
+        self.worker_index = worker.index
+        self.waiting_since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Welcome of {self._arrived.peer} to {self._pool!r}>"
+
+    def begin(self) -> None:
+        """On the serving worker's thread."""
+        identity: ClientIdentity = self._arrived.identity
+        pool = self._pool
+        if identity.scram_keys is not None:
+            pool.learn_keys(identity.scram_keys)
+        told = pool.told_for(self._wanted)
+        if told is not None and pool.settings.pool_mode is not PoolMode.SESSION:
+            self._greet(told)
+            return
+        # Not read meanwhile (there is nothing to say yet), but a client that hangs up is noticed.
+        self.worker.watch(self._arrived.sock.fileno(), self._on_event, NOTHING)
+        backend, errands = pool.ledger.checkout(self, self.worker_index, monotonic())
+        if backend is not None:
+            self.granted(backend)
+        elif errands is not None:
+            pool.run(errands, self.worker)
+
+    def _on_event(self, worker: Worker, events: int) -> None:
+        self._close()
+
+    def on_crash(self, error: Exception) -> None:
+        """The worker's guard."""
+        self._close()
+
+    def granted(self, backend: Backend) -> None:
+        """A backend to learn from; in session pooling the client's own."""
+        if backend.worker is not self.worker:
+            backend.move_to(self.worker)
+        if self._over:
+            self._pool.checkin(backend, self.worker)
+            return
+        backend.holder = self
+        self._backend = backend
+        wanted = self._wanted
+        if backend.settings is wanted:
+            self._learnt(backend, [], None)
+            return
+        timeout = max(5.0, self._pool.settings.connect_timeout)
+        Inquiry(backend, move_sql(backend.settings, wanted), timeout, self._learnt)
+
+    def refused(self, reason: PgDoormanError) -> None:
+        """There is no backend: the client is told why."""
+        if self._over:
+            return
+        self._refuse(reason)
+
+    def on_backend_event(self, backend: Backend, events: int) -> None:
+        """Holding one without a question under way happens only between two calls: nothing is expected."""
+
+    def on_backend_crash(self, backend: Backend, error: Exception) -> None:
+        self._learnt(backend, [], BackendUnavailable("internal error"))
+
+    def _learnt(self, backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+        pool = self._pool
+        self._backend = None
+        backend.holder = None
+        if isinstance(error, BackendUnavailable):
+            pool.discard(backend, self.worker)
+            self._refuse(error)
+            return
+        if error is not None:
+            pool.checkin(backend, self.worker)
+            self._refuse(error)
+            return
+        backend.settings = self._wanted
+        if self._wanted is not DEFAULTS:
+            pool.prove(self._wanted, backend.reported)
+        if self._over:
+            pool.checkin(backend, self.worker)
+        elif pool.settings.pool_mode is PoolMode.SESSION:
+            self._greet(backend.reported, backend)
+        else:
+            pool.checkin(backend, self.worker)
+            self._greet(backend.reported)
+
+    def _greet(self, told: Reported, backend: Backend | None = None) -> None:
+        arrived = self._arrived
+        self._over = True
+        self.worker.unwatch(arrived.sock.fileno())
+        pool = self._pool
+        session = Session(
+            next_number(),
+            arrived.sock,
+            arrived.peer,
+            pool,
+            self._services,
+            told=told,
+            settings=self._wanted,
+            version=arrived.version,
+            application_name=arrived.message.last("application_name"),
+            tls=arrived.tls,
+        )
+        length = 4 if arrived.version < codes.PROTOCOL_3_2 else 32
+        key = self._services.cancel_keys.issue(session, length, backend.process_id if backend is not None else 0)
+        session.cancel_key = key
+        parts = [wire.ok()]
+        parts += [parameter_status(name, value) for name, value in told.by_name.items()]
+        if pool.settings.pooler_parameters:
+            parts += [parameter_status(name, value) for name, value in pool.pooler_parameters().items()]
+        parts += [backend_key_data(key.process_id, key.secret), ready_for_query()]
+        pool.counters[self.worker_index].logins += 1
+        self._settled(session)
+        session.begin_serving(self.worker, b"".join(parts), arrived.rest, backend)
+
+    def _refuse(self, reason: PgDoormanError) -> None:
+        try:
+            self._arrived.sock.send(error_message(reason, "FATAL"), DONT_WAIT)
+        except OSError:
+            pass
+        self._close()
+
+    def _close(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._pool.ledger.abandon(self)
+        self.worker.unwatch(self._arrived.sock.fileno())
+        close_quietly(self._arrived.sock)
+        self._settled(None)
+
+
+def _settings_of(arrived: Arrived, pool: Pool) -> SessionSettings:
+    """What the client's start-up packet sets, less what the operator has set for the whole pool."""
+    if not pool.settings.sync_server_parameters:
+        return DEFAULTS
+    managed = {name.lower() for name, _ in pool.startup_parameters} - {"application_name"}
+    own = {
+        name: value
+        for name, value in arrived.message.settings().items()
+        if name.lower() not in managed and name.lower() not in _NEVER and not name.startswith("_pq_.")
+    }
+    return settings_of(own)

@@ -1,0 +1,360 @@
+"""What an operator may ask of the house: the `Control` that console, web pages and command line see."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pgdoorman.admin.flavour import is_console
+from pgdoorman.client.session import Session
+from pgdoorman.control import (
+    AlreadyPaused,
+    AuthQueryRow,
+    BackendRow,
+    ClientRow,
+    Completion,
+    ConfigRow,
+    ConnectionCounts,
+    ConsoleDatabase,
+    DatabaseRow,
+    DnsHostRow,
+    DnsZoneRow,
+    HouseState,
+    Identity,
+    InternedQueryRow,
+    InternerRow,
+    ListCounts,
+    MemoryRow,
+    NoSuchClient,
+    NoSuchDatabase,
+    NotPaused,
+    NotSupported,
+    PoolCoordinatorRow,
+    PoolMemoryRow,
+    PoolRow,
+    PoolScalingRow,
+    PreparedRow,
+    Refused,
+    ReloadOutcome,
+    SettingRefused,
+    ShutdownMode,
+    StartupParameterRow,
+    UserRow,
+)
+from pgdoorman.doorman import reports
+from pgdoorman.errors import PgDoormanError, ShuttingDown
+from pgdoorman.pool.pool import Pool
+
+if TYPE_CHECKING:
+    from pgdoorman.doorman.house import Doorman
+
+log = logging.getLogger(__name__)
+
+FORCED = ShuttingDown("admin forced disconnect")
+REMOVED = ShuttingDown("database removed")
+
+
+class Operator:
+    """Answers for one house. Called by any thread; nothing here blocks."""
+
+    def __init__(self, house: "Doorman") -> None:
+        self._house = house
+        self._paused: set[str] = set()
+        self._all_paused = False
+        self._disabled: set[str] = set()
+        self._draining: list[tuple[list[Pool], Completion[None]]] = []
+
+    # Looking.
+
+    def identity(self) -> Identity:
+        return self._house.identity
+
+    def state(self) -> HouseState:
+        return HouseState(paused=self._all_paused, draining=self._house.desk.closed)
+
+    def _sessions_by_pool(self) -> dict[Pool, list[Session]]:
+        found: dict[Pool, list[Session]] = {}
+        for session in list(self._house.desk.sessions.values()):
+            found.setdefault(session.pool, []).append(session)
+        return found
+
+    def pools(self) -> Sequence[PoolRow]:
+        sessions = self._sessions_by_pool()
+        pools = [*self._house.registry.all(), *self._house.registry.leaving()]
+        return [reports.pool_row(pool, sessions.get(pool, [])) for pool in pools]
+
+    def pool_memory(self) -> Sequence[PoolMemoryRow]:
+        sessions = self._sessions_by_pool()
+        return [reports.memory_row(pool, sessions.get(pool, [])) for pool in self._house.registry.all()]
+
+    def clients(self) -> Sequence[ClientRow]:
+        clock = self._house.clock
+        rows = [reports.client_row(session, clock) for session in list(self._house.desk.sessions.values())]
+        return rows + [reports.console_row(console, clock) for console in list(self._house.desk.consoles.values())]
+
+    def backends(self) -> Sequence[BackendRow]:
+        clock = self._house.clock
+        pools = [*self._house.registry.all(), *self._house.registry.leaving()]
+        return [reports.backend_row(backend, pool, clock) for pool in pools for backend in pool.ledger.members()]
+
+    def databases(self) -> Sequence[DatabaseRow]:
+        registry = self._house.registry
+        grouped = [registry.of_database(name) for name in registry.databases]
+        return [reports.database_row(pools) for pools in grouped if pools]
+
+    def users(self) -> Sequence[UserRow]:
+        return [reports.user_row(pool) for pool in self._house.registry.all()]
+
+    def lists(self) -> ListCounts:
+        house = self._house
+        states = Counter(reports.state_of(session) for session in list(house.desk.sessions.values()))
+        pools = house.registry.all()
+        statistics = [pool.statistics() for pool in pools]
+        idle = sum(one.idle for one in statistics)
+        return ListCounts(
+            databases=len(house.registry.databases),
+            users=len({pool.user for pool in pools}),
+            pools=len(pools),
+            free_clients=states["idle"],
+            used_clients=states["active"] + states["waiting"],
+            login_clients=len(house.desk.logging_in),
+            free_servers=idle,
+            used_servers=sum(one.total for one in statistics) - idle,
+        )
+
+    def config_rows(self) -> Sequence[ConfigRow]:
+        return self._house.config_rows()
+
+    def connections(self) -> ConnectionCounts:
+        counts = self._house.desk.connections
+        return ConnectionCounts(
+            total=counts["total"], tls=counts["tls"], plain=counts["plain"], cancel=counts["cancel"]
+        )
+
+    def memory(self) -> Sequence[MemoryRow]:
+        sessions = list(self._house.desk.sessions.values())
+        held = sum(len(session.input) + len(session.out) for session in sessions)
+        budget = self._house.budget
+        return [
+            MemoryRow(name="process", used=1, total=resident_bytes()),
+            MemoryRow(name="client_buffers", used=len(sessions), total=held),
+            MemoryRow(name="large_messages", used=1 if budget.used else 0, total=budget.used),
+        ]
+
+    def socket_counts(self) -> Mapping[str, int]:
+        return {}
+
+    def prepared_statements(self) -> Sequence[PreparedRow]:
+        return [row for pool in self._house.registry.all() for row in reports.prepared_rows(pool)]
+
+    def interner(self) -> Sequence[InternerRow]:
+        statements = [statement for pool in self._house.registry.all() for statement in pool.book.statements()]
+        return [InternerRow(kind="named", entries=len(statements), bytes=sum(len(one.tail) for one in statements))]
+
+    def interned_queries(self, count: int) -> Sequence[InternedQueryRow]:
+        statements = [statement for pool in self._house.registry.all() for statement in pool.book.statements()]
+        statements.sort(key=lambda statement: -len(statement.tail))
+        return [
+            InternedQueryRow(
+                hash=hash(one.tail) & 0x7FFFFFFFFFFFFFFF,
+                kind="named",
+                bytes=len(one.tail),
+                query=one.text.decode("utf-8", "replace"),
+            )
+            for one in statements[:count]
+        ]
+
+    def dns_hosts(self) -> Sequence[DnsHostRow]:
+        return []
+
+    def dns_zones(self) -> Sequence[DnsZoneRow]:
+        return []
+
+    def auth_queries(self) -> Sequence[AuthQueryRow]:
+        return []
+
+    def pool_scaling(self) -> Sequence[PoolScalingRow]:
+        return [
+            PoolScalingRow(
+                database=pool.database, user=pool.user, openings=pool.statistics().opening, opened=pool.openings
+            )
+            for pool in self._house.registry.all()
+        ]
+
+    def pool_coordinators(self) -> Sequence[PoolCoordinatorRow]:
+        return []
+
+    def startup_parameters(self) -> Sequence[StartupParameterRow]:
+        return [
+            StartupParameterRow(database=pool.database, user=pool.user, parameter=name, value=value, source="pool")
+            for pool in self._house.registry.all()
+            for name, value in pool.startup_parameters
+        ]
+
+    def log_level(self) -> str:
+        return self._house.log_level
+
+    # Acting.
+
+    def _pools_of(self, database: str | None) -> list[Pool]:
+        if database is not None:
+            if is_console(database):
+                raise ConsoleDatabase(f"cannot do that to the admin database: {database}")
+            if not self._house.registry.has_database(database):
+                raise NoSuchDatabase(f'No pool for database "{database}"')
+        return self._house.registry.of_database(database)
+
+    def pause(self, database: str | None) -> Completion[None]:
+        pools = self._pools_of(database)
+        if self._all_paused or (database is not None and database in self._paused):
+            raise AlreadyPaused("already suspended/paused")
+        if database is None:
+            self._all_paused = True
+        else:
+            self._paused.add(database)
+        log.info("PAUSE of %s", database or "all databases")
+        for pool in pools:
+            pool.pause()
+        completion: Completion[None] = Completion()
+        self._draining.append((pools, completion))
+        self.check()
+        return completion
+
+    def resume(self, database: str | None) -> None:
+        pools = self._pools_of(database)
+        if self._house.desk.closed:
+            raise Refused("pooler is shutting down")
+        if database is None:
+            if not self._all_paused and not self._paused:
+                raise NotPaused("pooler is not paused/suspended")
+            self._all_paused = False
+            self._paused.clear()
+        else:
+            if database not in self._paused and not self._all_paused:
+                raise NotPaused(f"database {database} is not paused")
+            self._paused.discard(database)
+        log.info("RESUME of %s", database or "all databases")
+        for pool in pools:
+            pool.resume()
+        for waiting, completion in self._draining:
+            if any(pool in pools for pool in waiting):
+                completion.fail(NotPaused("resumed before everything was paused"))
+
+    def reconnect(self, database: str | None) -> None:
+        for pool in self._pools_of(database):
+            pool.reconnect()
+        log.info("RECONNECT of %s", database or "all databases")
+
+    def when_closed(self, database: str | None) -> Completion[None]:
+        pools = self._pools_of(database)
+        completion: Completion[None] = Completion()
+        self._draining.append(([_Obsolete(pool) for pool in pools], completion))  # type: ignore[misc]
+        self.check()
+        return completion
+
+    def kill(self, database: str | None) -> None:
+        pools = self._pools_of(database)
+        if self._all_paused or (database is not None and database in self._paused):
+            raise AlreadyPaused("already suspended/paused")
+        for pool in pools:
+            self._paused.add(pool.database)
+            pool.pause()
+            pool.run(pool.ledger.refuse_all(REMOVED), None)
+        for session in list(self._house.desk.sessions.values()):
+            if session.pool in pools:
+                session.worker.post(partial(session.expel, REMOVED))
+        for pool in pools:
+            pool.reconnect()
+        log.info("KILL of %s", database or "all databases")
+
+    def kill_client(self, client_id: int) -> None:
+        session = self._house.desk.sessions.get(client_id)
+        if session is None:
+            raise NoSuchClient("client not found")
+        session.worker.post(partial(session.expel, FORCED))
+
+    def disable(self, database: str) -> None:
+        for pool in self._pools_of(database):
+            pool.disabled = True
+
+    def enable(self, database: str) -> None:
+        for pool in self._pools_of(database):
+            pool.disabled = False
+
+    def reload(self) -> Completion[ReloadOutcome]:
+        completion: Completion[ReloadOutcome] = Completion()
+
+        def work() -> None:
+            try:
+                completion.finish(self._house.reload())
+            except PgDoormanError as error:
+                completion.fail(error)
+
+        if not self._house.helpers.submit(work):
+            completion.fail(Refused("pooler is shutting down"))
+        return completion
+
+    def shutdown(self, mode: ShutdownMode) -> None:
+        log.info("SHUTDOWN (%s)", mode.value)
+        self._house.shut_down(mode)
+
+    def upgrade(self) -> Completion[None]:
+        return Completion.failed(NotSupported("online upgrade is not available in this version"))
+
+    def set_setting(self, key: str, value: str) -> None:
+        raise SettingRefused(f"{key} cannot be changed here; change the file and RELOAD")
+
+    def reset_setting(self, key: str | None) -> None:
+        """Nothing was changed here, so there is nothing to go back from."""
+
+    def set_log_level(self, filter_text: str) -> None:
+        try:
+            self._house.set_log_level(filter_text)
+        except ValueError as error:
+            raise SettingRefused(str(error)) from error
+
+    def reset_interner(self) -> None:
+        for pool in self._house.registry.all():
+            pool.book.renew()
+
+    # The janitor's part.
+
+    def check(self) -> None:
+        """See whether what somebody waits for has happened."""
+        still = []
+        for pools, completion in self._draining:
+            if completion.done:
+                continue
+            if all(_is_quiet(pool) for pool in pools):
+                completion.finish(None)
+            else:
+                still.append((pools, completion))
+        self._draining = still
+
+
+class _Obsolete:
+    """A pool seen by WAIT_CLOSE: quiet when no backend of an earlier epoch is left."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+
+def _is_quiet(pool: "Pool | _Obsolete") -> bool:
+    if isinstance(pool, _Obsolete):
+        epoch = pool.pool.ledger.epoch
+        now = monotonic()
+        return not any(one.epoch != epoch or now > one.expires_at for one in pool.pool.ledger.members())
+    statistics = pool.statistics()
+    return statistics.leased == 0 and statistics.examined == 0
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process, 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

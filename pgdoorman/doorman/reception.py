@@ -1,0 +1,263 @@
+"""What a login may ask of the house: who may come in, what is stored for whom, and where a client goes."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from threading import Lock
+from typing import Any, Protocol
+
+from pgdoorman.admin.console import Console
+from pgdoorman.admin.flavour import Flavour, is_console
+from pgdoorman.auth.client_login import LoginDenied, LoginKnobs, LoginRefused
+from pgdoorman.auth.hba import HbaRules
+from pgdoorman.auth.secrets import NoSecret, StoredSecret, parse_secret
+from pgdoorman.backend.connection import next_number
+from pgdoorman.client.cancel_keys import CancelKeys
+from pgdoorman.client.login import Arrived, Login
+from pgdoorman.client.services import Services
+from pgdoorman.client.session import Session
+from pgdoorman.client.welcome import Welcome
+from pgdoorman.config.settings import GeneralSettings
+from pgdoorman.control import Control
+from pgdoorman.doorman.console_session import ConsoleSession
+from pgdoorman.errors import PgDoormanError, ShuttingDown, TooManyClients, UnknownDatabase
+from pgdoorman.pool.pool import Pool
+from pgdoorman.pool.registry import Registry
+from pgdoorman.protocol import authentication as wire
+from pgdoorman.protocol.startup import CancelRequest, StartupMessage
+from pgdoorman.runtime.helpers import Helpers
+from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.peer import Peer
+
+log = logging.getLogger(__name__)
+
+SHUT_DOWN = ShuttingDown("pooler is shut down now")
+
+
+class DisabledDatabase(PgDoormanError):
+    """DISABLE was asked for."""
+
+    sqlstate = "55000"
+
+
+class House(Protocol):
+    """What the reception needs of the house."""
+
+    @property
+    def general(self) -> GeneralSettings: ...
+
+    @property
+    def control(self) -> Control: ...
+
+
+class Desk:
+    """The reception. Its methods are called by login workers; what they share is behind one lock, touched once per
+    login."""
+
+    def __init__(
+        self,
+        house: House,
+        registry: Registry,
+        services: Services,
+        cancel_keys: CancelKeys,
+        serving: list[Worker],
+        logins: list[Worker],
+        helpers: Helpers,
+    ) -> None:
+        self._house = house
+        self._registry = registry
+        self._services = services
+        self._cancel_keys = cancel_keys
+        self._serving = serving
+        self._logins = logins
+        self._helpers = helpers
+        self._lock = Lock()
+        self._next_worker = count()
+        self._next_login = count()
+        self.login_timeout = 60.0
+        self.rules: HbaRules = HbaRules(())
+        self.knobs: LoginKnobs
+        self.closed = False
+        self.drained = False
+        self.sessions: dict[int, Session] = {}
+        self.consoles: dict[int, ConsoleSession] = {}
+        self.logging_in: set[Login] = set()
+        self.connections: Counter[str] = Counter()
+        self._clients = 0
+        self._by_user: Counter[str] = Counter()
+        self._by_database: Counter[str] = Counter()
+
+    # Arrivals.
+
+    def take(self, sock: Any, peer: Peer) -> None:
+        """A connection was accepted; from the acceptor's thread."""
+        worker = self._logins[next(self._next_login) % len(self._logins)]
+        login = Login(sock, peer, worker, self, self._helpers)
+        with self._lock:
+            self.connections["total"] += 1
+            self.logging_in.add(login)
+        if not worker.post(login.begin):
+            sock.close()
+            self.login_ended(login)
+
+    def admit(self, message: StartupMessage, peer: Peer) -> None:
+        """Raises the refusal, if the client is to be refused before it is asked for anything."""
+        database = message.database
+        with self._lock:
+            self.connections["plain"] += 1
+        if is_console(database):
+            return
+        if self.closed:
+            raise SHUT_DOWN
+        if len(self.sessions) >= self._house.general.max_connections:
+            raise TooManyClients("sorry, too many clients already")
+        if not self._registry.has_database(database):
+            raise UnknownDatabase(
+                f"No connection pool configured for database: {database}, user: {message.user}. "
+                "Please check your connection parameters."
+            )
+
+    def find_secret(self, user: str, database: str) -> StoredSecret | None:
+        """The stored secret of a user of a pool, or of the console's."""
+        if is_console(database):
+            general = self._house.general
+            return parse_secret(general.admin_password.reveal()) if user == general.admin_username else None
+        pool = self._registry.find(database, user)
+        if pool is None:
+            return None
+        text = pool.settings.password.reveal()
+        return parse_secret(text) if text else NoSecret()
+
+    def welcome(self, arrived: Arrived) -> None:
+        """The client has proved who it is: to the console or to its pool with it."""
+        message = arrived.message
+        if is_console(message.database):
+            self._open_console(arrived)
+            return
+        pool = self._registry.find(message.database, message.user)
+        if pool is None:
+            raise UnknownDatabase(f"No pool configured for database: {message.database}, user: {message.user}")
+        if pool.disabled:
+            raise DisabledDatabase(f'database "{message.database}" is disabled')
+        self._count_in(pool)
+        worker = self._serving[next(self._next_worker) % len(self._serving)]
+        welcome = Welcome(arrived, pool, self._services, worker, partial(self._settled, pool))
+        if not worker.post(welcome.begin):
+            self._count_out(pool)
+            raise SHUT_DOWN
+
+    def _count_in(self, pool: Pool) -> None:
+        settings = pool.settings
+        with self._lock:
+            if self._clients >= self._house.general.max_connections:
+                raise TooManyClients("sorry, too many clients already")
+            for limit, present, what in (
+                (settings.max_user_client_connections, self._by_user[pool.user], f'user "{pool.user}"'),
+                (settings.max_db_client_connections, self._by_database[pool.database], f'database "{pool.database}"'),
+            ):
+                if limit and present >= limit:
+                    raise TooManyClients(f"too many client connections for {what}")
+            self._clients += 1
+            self._by_user[pool.user] += 1
+            self._by_database[pool.database] += 1
+            pool.clients += 1
+
+    def _count_out(self, pool: Pool) -> None:
+        with self._lock:
+            self._clients -= 1
+            self._by_user[pool.user] -= 1
+            self._by_database[pool.database] -= 1
+            pool.clients -= 1
+
+    def _settled(self, pool: Pool, session: Session | None) -> None:
+        if session is None:
+            self._count_out(pool)
+            return
+        self.sessions[session.id] = session
+        if self._house.general.log_client_connections:
+            log.info("[%s@%s #c%d] client connected from %s", pool.user, pool.database, session.id, session.address)
+        if self.closed:
+            session.dismissed = SHUT_DOWN
+
+    def session_ended(self, session: Session) -> None:
+        """A session is over; from its worker's thread."""
+        if self.sessions.pop(session.id, None) is None:
+            return
+        if session.cancel_key is not None:
+            self._cancel_keys.withdraw(session.cancel_key)
+        self._count_out(session.pool)
+        if self._house.general.log_client_disconnections:
+            log.info("[%s@%s #c%d] client disconnected", session.pool.user, session.pool.database, session.id)
+
+    def login_ended(self, login: Login) -> None:
+        """A login is over, in whatever way."""
+        with self._lock:
+            self.logging_in.discard(login)
+
+    def login_failed(self, peer: Peer, user: str, database: str, error: PgDoormanError) -> None:
+        """Say so in the log, with the reason that the client is not told."""
+        with self._lock:
+            self.connections["failed"] += 1
+        reason = f" ({error.reason})" if isinstance(error, LoginRefused | LoginDenied) else ""
+        log.warning("[%s@%s] login from %s failed: %s%s", user, database, peer, error.message, reason)
+
+    # The console.
+
+    def _open_console(self, arrived: Arrived) -> None:
+        message = arrived.message
+        flavour = Flavour(message.database)
+        number = next_number()
+        worker = self._logins[number % len(self._logins)]
+        name = message.last("application_name")
+
+        def begin() -> None:
+            key = self._cancel_keys.issue(None, 4)
+            console = Console(
+                self._house.control, flavour=flavour, user=message.user, admin=True, process_id=key.process_id
+            )
+            session = ConsoleSession(
+                number,
+                arrived.sock,
+                arrived.peer,
+                console,
+                user=message.user,
+                database=message.database,
+                application_name=name,
+                ended=self._console_ended,
+            )
+            session.cancel_key = key
+            self._cancel_keys.assign(key, session)
+            self.consoles[number] = session
+            greeting = wire.ok() + console.greeting(key.secret, {"application_name": name})
+            session.begin(worker, greeting, arrived.rest)
+
+        worker.post(begin)
+
+    def _console_ended(self, session: ConsoleSession) -> None:
+        self.consoles.pop(session.id, None)
+        if session.cancel_key is not None:
+            self._cancel_keys.withdraw(session.cancel_key)
+
+    # Cancel.
+
+    def cancel(self, request: CancelRequest, done: Callable[[], Any]) -> None:
+        """Find whose key it is and have its worker see to it. A key that nobody has is no news to anyone."""
+        with self._lock:
+            self.connections["cancel"] += 1
+        owner = self._cancel_keys.find(request.process_id, request.secret)
+        if owner is None or not owner.worker.post(partial(owner.cancel, done)):
+            done()
+
+    # Going down.
+
+    def dismiss_all(self) -> None:
+        """Send every client away at its transaction's end."""
+        for session in list(self.sessions.values()):
+            session.worker.post(partial(session.dismiss, SHUT_DOWN))
+
+    def expel_all(self) -> None:
+        """Send every client away now."""
+        for session in list(self.sessions.values()):
+            session.worker.post(partial(session.expel, SHUT_DOWN))

@@ -1,0 +1,213 @@
+"""The rows that operators see, read off the living objects. Every number is read without a lock that work would wait
+for; a row may be a moment old."""
+
+from collections.abc import Sequence
+from time import monotonic
+
+from pgdoorman.backend.connection import Backend
+from pgdoorman.client.holds import GONE, WAITING
+from pgdoorman.client.session import Session
+from pgdoorman.control import BackendRow, ClientRow, DatabaseRow, PoolMemoryRow, PoolRow, PreparedRow, UserRow
+from pgdoorman.doorman.console_session import ConsoleSession
+from pgdoorman.pool.ledger import EXAMINED, LEASED
+from pgdoorman.pool.pool import Pool
+from pgdoorman.protocol import codes
+
+
+def state_of(session: Session) -> str:
+    """A client's state, in the operators' words."""
+    if session.held & WAITING:
+        return "waiting"
+    return "active" if session.backend is not None else "idle"
+
+
+def pool_row(pool: Pool, sessions: Sequence[Session]) -> PoolRow:
+    """One row of SHOW POOLS. `sessions` are the pool's clients."""
+    statistics = pool.statistics()
+    states = [state_of(session) for session in sessions]
+    now = monotonic()
+    leases = [backend.leased_at for session in sessions if (backend := session.backend) is not None]
+    settings = pool.settings
+    return PoolRow(
+        database=pool.database,
+        user=pool.user,
+        pool_mode=settings.pool_mode.value,
+        host=settings.server_host,
+        port=settings.server_port,
+        server_database=settings.server_database,
+        pool_size=settings.pool_size,
+        min_pool_size=settings.min_pool_size,
+        clients_idle=states.count("idle"),
+        clients_active=states.count("active"),
+        clients_waiting=states.count("waiting"),
+        backends_active=statistics.leased,
+        backends_idle=statistics.idle,
+        backends_tested=statistics.examined,
+        backends_login=statistics.opening,
+        max_wait=statistics.oldest_wait,
+        oldest_checkout=now - min(leases) if leases else 0.0,
+        paused=statistics.paused,
+        epoch=pool.ledger.epoch,
+        traffic=pool.traffic(),
+    )
+
+
+def client_row(session: Session, clock: float) -> ClientRow:
+    """One row of SHOW CLIENTS. `clock` turns monotonic time into Unix time."""
+    now = monotonic()
+    backend = session.backend
+    busy = session.query_began if session.query_began else 0.0
+    waiting = bool(session.held & WAITING)
+    began = session.waiting_since if waiting else busy
+    return ClientRow(
+        id=session.id,
+        database=session.pool.database,
+        user=session.pool.user,
+        application_name=session.told.by_name.get("application_name", session.application_name),
+        state=state_of(session),
+        activity="write" if session.out else "idle" if not began else "read",
+        pinned=", ".join(sorted(session.pins)),
+        address=session.address.address,
+        port=session.address.port,
+        tls=session.tls,
+        process_id=session.address.process_id,
+        backend_id=backend.id if backend is not None else None,
+        connected_at=session.connected_at + clock,
+        age=now - session.connected_at,
+        requested_at=began + clock if began else None,
+        request_age=now - began if began else 0.0,
+        transactions=session.transactions,
+        queries=session.queries,
+        errors=session.errors,
+        prepared_statements=len(session.names) if session.names is not None else 0,
+        unread_bytes=len(session.input),
+        unsent_bytes=len(session.out),
+    )
+
+
+def console_row(console: ConsoleSession, clock: float) -> ClientRow:
+    """The row of a console client."""
+    return ClientRow(
+        id=console.id,
+        database=console.database,
+        user=console.user,
+        application_name=console.application_name,
+        state="active",
+        address=console.address.address,
+        port=console.address.port,
+        process_id=console.address.process_id,
+        connected_at=console.connected_at + clock,
+        age=monotonic() - console.connected_at,
+        queries=console.queries,
+    )
+
+
+def backend_row(backend: Backend, pool: Pool, clock: float) -> BackendRow:
+    """One row of SHOW SERVERS."""
+    now = monotonic()
+    holder = backend.holder
+    leased = backend.place == LEASED
+    state = "active" if leased else "idle"
+    if backend.place == EXAMINED:
+        state = "being_canceled" if backend.cancels_under_way else "tested"
+    return BackendRow(
+        id=backend.id,
+        database=pool.database,
+        user=backend.role,
+        application_name=backend.reported.by_name.get("application_name", ""),
+        state=state,
+        activity="read" if backend.exchange.entries else "idle",
+        address=backend.address.host,
+        port=backend.address.port,
+        tls=backend.tls,
+        process_id=backend.process_id,
+        client_id=holder.id if isinstance(holder, Session) and not holder.held & GONE else None,
+        connected_at=backend.opened_at + clock,
+        age=now - backend.opened_at,
+        requested_at=backend.leased_at + clock if backend.leased_at else None,
+        active_age=now - backend.leased_at if leased else 0.0,
+        close_needed=backend.close_wanted or backend.epoch != pool.ledger.epoch or now > backend.expires_at,
+        transactions=backend.transactions,
+        queries=backend.queries,
+        errors=backend.errors,
+        bytes_sent=backend.bytes_out,
+        bytes_received=backend.bytes_in,
+        prepared_hits=backend.names.hits,
+        prepared_misses=backend.names.misses,
+        prepared_statements=len(backend.names),
+        unsent_bytes=len(backend.out),
+    )
+
+
+def memory_row(pool: Pool, sessions: Sequence[Session]) -> PoolMemoryRow:
+    """What a pool and its clients remember of statements."""
+    shared = pool.book.statements()
+    named = [statement for session in sessions if session.names is not None for statement in list(session.names.names.values())]
+    return PoolMemoryRow(
+        database=pool.database,
+        user=pool.user,
+        pool_statements=len(shared),
+        pool_bytes=sum(len(statement.tail) for statement in shared),
+        client_statements=len(named),
+        client_bytes=sum(len(statement.tail) for statement in named),
+        client_named=sum(
+            1 for session in sessions if session.names is not None for name in list(session.names.names) if name
+        ),
+        client_anonymous=sum(1 for session in sessions if session.names is not None and b"" in session.names.names),
+    )
+
+
+def prepared_rows(pool: Pool) -> list[PreparedRow]:
+    """The shared statements of a pool."""
+    return [
+        PreparedRow(
+            database=pool.database,
+            user=pool.user,
+            hash=hash(statement.tail) & 0x7FFFFFFFFFFFFFFF,
+            name=statement.name.decode(),
+            query=statement.text.decode("utf-8", "replace"),
+            uses=statement.uses,
+        )
+        for statement in pool.book.statements()
+    ]
+
+
+def database_row(pools: Sequence[Pool]) -> DatabaseRow:
+    """One row of SHOW DATABASES, from the pools of one database (at least one)."""
+    settings = pools[0].settings
+    statistics = [pool.statistics() for pool in pools]
+    return DatabaseRow(
+        name=pools[0].database,
+        host=settings.server_host,
+        port=settings.server_port,
+        database=settings.server_database,
+        force_user=settings.server_username if settings.server_username != settings.username else None,
+        pool_size=sum(pool.settings.pool_size for pool in pools),
+        min_pool_size=sum(pool.settings.min_pool_size for pool in pools),
+        server_lifetime=settings.server_lifetime,
+        pool_mode=settings.pool_mode.value,
+        max_connections=settings.max_db_connections,
+        current_connections=sum(one.total for one in statistics),
+        max_client_connections=settings.max_db_client_connections,
+        current_client_connections=sum(pool.clients for pool in pools),
+        paused=any(one.paused for one in statistics),
+        disabled=any(pool.disabled for pool in pools),
+    )
+
+
+def user_row(pool: Pool) -> UserRow:
+    """One row of SHOW USERS."""
+    return UserRow(
+        name=pool.user,
+        database=pool.database,
+        pool_size=pool.settings.pool_size,
+        pool_mode=pool.settings.pool_mode.value,
+        current_connections=pool.statistics().total,
+        max_client_connections=pool.settings.max_user_client_connections,
+        current_client_connections=pool.clients,
+    )
+
+
+def is_busy(backend: Backend) -> bool:
+    """Whether a client holds it in a transaction or with something unanswered."""
+    return backend.place == LEASED and (backend.status != codes.IDLE or bool(backend.exchange.entries))

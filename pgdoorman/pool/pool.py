@@ -1,0 +1,395 @@
+"""One pool: a ledger, and the hands that do what it decides.
+
+The hot calls are `Ledger.checkout` and `Ledger.checkin`, made by the client room directly; what they want done comes
+here (`run`). Everything here happens outside the ledger's lock.
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, Protocol
+
+from pgdoorman.auth.backend_login import BackendCredentials
+from pgdoorman.auth.secrets import ScramKeys, encode_password, parse_secret
+from pgdoorman.backend.connection import Backend
+from pgdoorman.backend.inquiry import note_parameter
+from pgdoorman import __version__ as VERSION
+from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
+from pgdoorman.backend.startup import OpeningPlan, wait_opened
+from pgdoorman.config.settings import TcpSettings, UserPoolSettings
+from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
+from pgdoorman.pool.errands import Errands
+from pgdoorman.pool.ledger import Ledger, LedgerStatistics
+from pgdoorman.prepared.statement import StatementBook
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.framing import FrameReader
+from pgdoorman.runtime.helpers import Helpers
+from pgdoorman.runtime.worker import Worker
+from pgdoorman.stats.counters import Period, TrafficCounters
+from pgdoorman.stats.rows import TrafficReport
+from pgdoorman.transport.connect import Address
+from pgdoorman.transport.sockets import DONT_WAIT, SocketOptions
+
+log = logging.getLogger(__name__)
+
+# SQLSTATEs that pass by themselves while a server starts or recovers: those who wait may go on waiting.
+STARTING_UP = "57P03"
+
+LIFETIME_JITTER = 0.2
+MOST_PROVEN = 1000
+
+
+class PoolWaiter(Protocol):
+    """A client that waits for a backend. Called on its own worker's thread."""
+
+    worker: Worker
+    worker_index: int
+    waiting_since: float
+
+    def granted(self, backend: Backend) -> Any:
+        """Here is one; it is the waiter's now, even if it does not want it any more."""
+
+    def refused(self, reason: PgDoormanError) -> Any:
+        """There will be none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every pool shares."""
+
+    workers: Sequence[Worker]
+    helpers: Helpers
+
+
+class Pool:
+    """The backends for one (database, user). Built by the registry; lives until it is removed and empty."""
+
+    def __init__(self, settings: UserPoolSettings, surroundings: Surroundings) -> None:
+        self.settings = settings
+        self.database = settings.pool
+        self.user = settings.username
+        self._workers = surroundings.workers
+        self._helpers = surroundings.helpers
+        self.ledger: Ledger[Backend, PoolWaiter] = Ledger(
+            settings.pool_size,
+            len(surroundings.workers),
+            minimum=settings.min_pool_size,
+            parallel_openings=max(1, min(settings.scaling_max_parallel_creates, settings.max_concurrent_creates)),
+            round_robin=settings.server_round_robin,
+            retry_delay=settings.server_login_retry,
+        )
+        self.book = StatementBook(settings.prepared_statements_cache_size)
+        self.counters = [TrafficCounters() for _ in surroundings.workers]
+        self.period = Period(monotonic())
+        self.reported: Reported | None = None  # of the newest backend: what a client is told at login
+        # Settings that a backend took, and what it reported then; application_name apart, which cannot be refused.
+        self._proven: dict[frozenset[tuple[str, str]], Reported] = {}
+        self.clients = 0
+        self.last_error = ""
+        self.openings = 0
+        self.disabled = False
+        self.removed = False
+        self._scram_keys: ScramKeys | None = None
+        self._next_home = random.randrange(len(surroundings.workers))
+        self._version = codes.PROTOCOL_3_0
+        self._next_expiry = monotonic() + settings_period(settings)
+        self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.user}@{self.database}>"
+
+    # Errands.
+
+    def run(self, errands: Errands[Backend, PoolWaiter], worker: Worker | None) -> None:
+        """Do what the ledger decided. `worker` is the one whose thread this is, None for other threads."""
+        for waiter, backend in errands.grants:
+            if waiter.worker is worker:
+                waiter.granted(backend)
+            elif not waiter.worker.post(partial(waiter.granted, backend)):
+                self.discard(backend, worker)
+        for waiter, reason in errands.refusals:
+            waiter.worker.post(partial(waiter.refused, reason))
+        for backend in errands.closings:
+            backend.close()
+        for _ in range(errands.openings):
+            if not self._helpers.submit(self._wait_open):
+                self.ledger.opening_postponed(monotonic() + 1.0)
+
+    def discard(self, backend: Backend, worker: Worker | None) -> None:
+        """Close a backend that must not be used again; its place may be taken by a new one. From its owner's thread."""
+        polite = backend.is_clean
+        backend.close(polite=polite)
+        self.run(self.ledger.discard(backend, monotonic()), worker)
+
+    def checkin(self, backend: Backend, worker: Worker) -> None:
+        """Give back a clean backend that is held for care (`Ledger.hold`) or leased."""
+        backend.holder = None
+        errands = self.ledger.release(backend, worker.index, monotonic())
+        if errands is not None:
+            self.run(errands, worker)
+
+    # Opening.
+
+    def learn_keys(self, keys: ScramKeys) -> None:
+        """A client has logged in by SCRAM: its keys open backends as well."""
+        self._scram_keys = keys
+
+    def credentials(self) -> BackendCredentials:
+        """What we have to log in at the server with."""
+        settings = self.settings
+        if settings.server_password is not None:
+            password = encode_password(settings.server_password.reveal())
+            return BackendCredentials(settings.server_username, password=password)
+        if settings.server_username != settings.username:
+            return BackendCredentials(settings.server_username)
+        return BackendCredentials.from_secret(settings.server_username, self._secret, self._scram_keys)
+
+    @property
+    def may_open_unasked(self) -> bool:
+        """Whether backends can be opened before any client has logged in: with pass-through SCRAM they cannot."""
+        credentials = self.credentials()
+        return (
+            credentials.password is not None
+            or credentials.md5_digest is not None
+            or credentials.scram_keys is not None
+            or self._secret is None
+        )
+
+    def opening_plan(self) -> OpeningPlan:
+        """How a backend of this pool is opened."""
+        settings = self.settings
+        parameters = dict(settings.startup_parameters)
+        parameters.setdefault("application_name", settings.application_name)
+        return OpeningPlan(
+            address=Address(settings.server_host, settings.server_port),
+            database=settings.server_database,
+            credentials=self.credentials(),
+            parameters=list(parameters.items()),
+            timeout=settings.connect_timeout,
+            version=self._version,
+            socket_options=socket_options(settings.tcp),
+        )
+
+    def _wait_open(self) -> None:
+        """One opening, on a helper thread."""
+        self.openings += 1
+        epoch = self.ledger.epoch
+        try:
+            backend = wait_opened(self.opening_plan())
+        except PgDoormanError as error:
+            self._opening_failed(error)
+            return
+        except Exception as error:
+            self._opening_failed(BackendUnavailable(f"could not open a connection to the server: {error}"))
+            raise
+        self._adopt(backend, epoch)
+
+    def _adopt(self, backend: Backend, epoch: int) -> None:
+        now = monotonic()
+        lifetime = self.settings.server_lifetime
+        if lifetime:
+            backend.expires_at = now + lifetime * random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)
+        backend.epoch = epoch
+        backend.pool = self
+        backend.on_idle_event = self._on_idle_event
+        self.reported = backend.reported
+        self.last_error = ""
+        if _major_version(backend.reported) >= 18:
+            self._version = codes.PROTOCOL_3_2
+        home = self._workers[self._next_home % len(self._workers)]
+        self._next_home += 1
+        backend.home = home.index
+        backend.move_to(home)
+        self.run(self.ledger.opened(backend, home.index, now), None)
+
+    def _opening_failed(self, error: PgDoormanError) -> None:
+        text = str(error)
+        if text != self.last_error:  # said once, not at every retry
+            log.warning("[%s@%s] cannot open a connection to the server: %s", self.user, self.database, text)
+        self.last_error = text
+        final = not (isinstance(error, BackendRefused) and error.sqlstate_of_server == STARTING_UP)
+        self.run(self.ledger.opening_failed(error, monotonic(), final=final), None)
+
+    # What clients are told.
+
+    @property
+    def startup_parameters(self) -> list[tuple[str, str]]:
+        """What the operator sets on every backend of this pool."""
+        return list(self.settings.startup_parameters)
+
+    def is_proven(self, settings: SessionSettings) -> bool:
+        """Whether a backend of this pool has taken these settings before."""
+        return not settings.to_prove or settings.to_prove in self._proven
+
+    def prove(self, settings: SessionSettings, reported: Reported) -> None:
+        """A backend took them, and reports this."""
+        if len(self._proven) >= MOST_PROVEN:
+            self._proven.pop(next(iter(self._proven)), None)
+        self._proven[settings.to_prove] = reported
+
+    def told_for(self, settings: SessionSettings) -> Reported | None:
+        """What a new client with these settings is told; None if only a backend can say."""
+        base = self._proven.get(settings.to_prove) if settings.to_prove else self.reported
+        name = settings.by_name.get("application_name")
+        if base is None:
+            return None
+        if name is None:
+            own = self.settings.application_name
+            return base if not settings.to_prove else reported_of({**base.by_name, "application_name": own})
+        return reported_of({**base.by_name, "application_name": clean_ascii(name)})
+
+    def pooler_parameters(self) -> dict[str, str]:
+        """What clients are told of us, if the owner wants that."""
+        mode = self.settings.pool_mode.value
+        return {
+            "pgdoorman.pool_mode": mode,
+            "pgdoorman.version": VERSION,
+            "pgbouncer.pool_mode": mode,
+            "pgbouncer.max_prepared_statements": str(self.settings.server_prepared_statements_cache_size),
+        }
+
+    # Idle backends.
+
+    def _on_idle_event(self, backend: Backend, worker: Worker) -> None:
+        """The socket of a backend that nobody holds became readable: it hung up, or says something unasked."""
+        if not self.ledger.examine(backend, worker.index):
+            return  # a stale event: another worker has it by now
+        if idle_messages_are_harmless(backend):
+            self.checkin(backend, worker)
+        else:
+            self.discard(backend, worker)
+
+    # The janitor's part.
+
+    def tick(self, now: float) -> None:
+        """Every fraction of a second: waiters that waited too long, openings that may be tried again, the minimum."""
+        timeout = self.settings.query_wait_timeout
+        if timeout:
+            errands = self.ledger.expire_waiters(now, timeout, WAITED_TOO_LONG)
+            if errands:
+                self.run(errands, None)
+        errands = self.ledger.tick(now) if self.may_open_unasked else self.ledger.settle(now)
+        if errands:
+            self.run(errands, None)
+        if now >= self._next_expiry:
+            self._next_expiry = now + settings_period(self.settings)
+            self.expire(now)
+
+    def expire(self, now: float, at_most: int = 1000) -> int:
+        """Close idle backends that are too old or idle for too long. Returns how many."""
+        limit = self.settings.idle_timeout * random.uniform(1 - LIFETIME_JITTER, 1)
+        taken = self.ledger.take_idle(now, limit, at_most)
+        for backend in taken:
+            backend.close()
+        if taken:
+            self.run(self.ledger.tick(now), None)
+        return len(taken)
+
+    # The operator's part.
+
+    def apply(self, settings: UserPoolSettings) -> None:
+        """New settings of the same pool (reload). What they need is done: sizes at once, connections when they differ."""
+        before, self.settings = self.settings, settings
+        self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
+        now = monotonic()
+        self.run(self.ledger.resize(settings.pool_size, settings.min_pool_size, now), None)
+        self.book.resize(settings.prepared_statements_cache_size)
+        if connection_part(before) != connection_part(settings):
+            self.reconnect()
+
+    def reconnect(self) -> None:
+        """Replace every backend as soon as nobody holds it."""
+        self._proven.clear()
+        self.reported = None
+        self.run(self.ledger.reconnect(monotonic()), None)
+
+    def pause(self) -> None:
+        self.ledger.pause()
+
+    def resume(self) -> None:
+        self.run(self.ledger.resume(monotonic()), None)
+
+    def close(self) -> None:
+        """No more: waiters are refused, idle backends closed, leased ones when they come back."""
+        self.removed = True
+        self.run(self.ledger.close(ShuttingDown("the connection pool has been closed")), None)
+
+    def statistics(self) -> LedgerStatistics:
+        return self.ledger.statistics(monotonic())
+
+    def traffic(self) -> TrafficReport:
+        """What was counted so far, and in the last whole period."""
+        return self.period.report(self.counters)
+
+
+WAITED_TOO_LONG = CheckoutTimeout(
+    "Could not get a database connection from the pool. All servers may be busy or down. Error details: "
+    "Timeout occurred while waiting free connection from pool (query_wait_timeout). Please try again later."
+)
+
+
+def idle_messages_are_harmless(backend: Backend) -> bool:
+    """Read what an idle backend says. True if it lives on: notices and parameter changes are all that it may say."""
+    reader = FrameReader(65536)
+    while True:
+        try:
+            data = backend.recv(16384, DONT_WAIT)
+        except BlockingIOError:
+            return len(reader) == 0
+        except OSError:
+            return False
+        if not data:
+            return False
+        reader.feed(data)
+        try:
+            while (found := reader.next()) is not None:
+                kind, body = found
+                if kind == codes.PARAMETER_STATUS:
+                    note_parameter(backend, body)
+                elif kind != codes.NOTICE_RESPONSE:
+                    return False
+        except PgDoormanError:
+            return False
+
+
+def connection_part(settings: UserPoolSettings) -> tuple[Any, ...]:
+    """The settings that a backend is opened with."""
+    return (
+        settings.server_host,
+        settings.server_port,
+        settings.server_database,
+        settings.server_username,
+        settings.application_name,
+        settings.startup_parameters,
+        settings.server_tls,
+        settings.tcp,
+    )
+
+
+def socket_options(tcp: TcpSettings) -> SocketOptions:
+    """The transport's options from the settings."""
+    return SocketOptions(
+        keepalive_idle=tcp.keepalives_idle,
+        keepalive_interval=tcp.keepalives_interval,
+        keepalive_count=tcp.keepalives_count,
+        linger=tcp.so_linger,
+        no_delay=tcp.no_delay,
+        user_timeout=int(tcp.user_timeout),
+        buffer_size=tcp.socket_buffer_size,
+        unix_buffer_size=tcp.unix_socket_buffer_size,
+    )
+
+
+def settings_period(settings: UserPoolSettings) -> float:
+    """How often a pool looks for backends that are too old: often enough for the shortest of its limits."""
+    limits = [limit for limit in (settings.idle_timeout, settings.server_lifetime) if limit]
+    return min(30.0, max(0.2, min(limits, default=30.0) / 4))
+
+
+def _major_version(reported: Reported) -> int:
+    digits = reported.by_name.get("server_version", "").split(".")[0].split(" ")[0]
+    return int(digits) if digits.isdigit() else 0
+

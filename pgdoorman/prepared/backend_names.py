@@ -1,0 +1,65 @@
+"""What one backend has prepared, and in which order it was last used."""
+
+from collections import OrderedDict
+
+from pgdoorman.prepared.statement import Statement
+
+
+class BackendNames:
+    """The statements that a backend has (or will have, once what was sent is answered). Owned by the backend's owner.
+
+    Trimmed only between leases: a statement that a message under way refers to must not go, and Closes are sent in
+    front of a later exchange, where nobody waits for them.
+    """
+
+    __slots__ = ("_known", "_pending", "hits", "misses")
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Statement, None] = OrderedDict()
+        self._pending: set[Statement] = set()
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, statement: Statement) -> bool:
+        return statement in self._known
+
+    def has(self, statement: Statement) -> bool:
+        """Whether a message may refer to it; a hit makes it the most recently used."""
+        if statement in self._known:
+            self._known.move_to_end(statement)
+            self.hits += 1
+            return True
+        self.misses += 1
+        return statement in self._pending
+
+    def sent(self, statement: Statement) -> None:
+        """A Parse under its name is on the way."""
+        self._pending.add(statement)
+
+    def confirmed(self, statement: Statement) -> None:
+        """That Parse succeeded."""
+        self._pending.discard(statement)
+        self._known[statement] = None
+
+    def refused(self, statement: Statement) -> None:
+        """That Parse failed or was skipped."""
+        self._pending.discard(statement)
+
+    def forget(self, statement: Statement) -> None:
+        """It was deallocated."""
+        self._known.pop(statement, None)
+
+    def clear(self) -> None:
+        """DEALLOCATE ALL or DISCARD ALL ran."""
+        self._known.clear()
+
+    def surplus(self, limit: int) -> list[Statement]:
+        """Take out the least recently used ones beyond `limit`; their Closes are to be sent."""
+        known = self._known
+        taken = []
+        while len(known) > limit:
+            taken.append(known.popitem(last=False)[0])
+        return taken

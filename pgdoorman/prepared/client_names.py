@@ -1,0 +1,132 @@
+"""What one client calls its statements.
+
+A name becomes true when PostgreSQL has said ParseComplete, and is gone when it has said CloseComplete. What was sent
+but not yet answered is pending, and may be counted on only within its own segment (up to the Sync): if the segment fails,
+everything behind the failure is skipped, the uses as well as the making. Across a Sync a use has to wait for the answer.
+"""
+
+from pgdoorman.prepared.backend_names import BackendNames
+from pgdoorman.prepared.statement import Statement
+
+
+class MustWait(Exception):  # noqa: N818 - not an error: the caller holds the message back
+    """The name's meaning depends on an answer that is still outstanding."""
+
+
+class Naming:
+    """A pending change of one name; an effect of the exchange. `statement` None is a Close. `preparing` is the backend
+    that a real Parse of the statement was sent to, if one was."""
+
+    __slots__ = ("name", "names", "preparing", "segment", "statement")
+
+    def __init__(
+        self, names: "ClientNames", name: bytes, statement: Statement | None, preparing: BackendNames | None
+    ) -> None:
+        self.names = names
+        self.name = name
+        self.statement = statement
+        self.preparing = preparing
+        self.segment = names.segment
+        names.pend(self)
+
+    def happened(self) -> None:
+        if self.preparing is not None and self.statement is not None:
+            self.preparing.confirmed(self.statement)
+        self.names.settle(self, made=True)
+
+    def failed(self) -> None:
+        if self.preparing is not None and self.statement is not None:
+            self.preparing.refused(self.statement)
+        # A Parse of the unnamed statement drops the old one even if it fails.
+        self.names.settle(self, made=False, drop=not self.name)
+
+    def skipped(self) -> None:
+        if self.preparing is not None and self.statement is not None:
+            self.preparing.refused(self.statement)
+        self.names.settle(self, made=False)
+
+
+class Preparing:
+    """A Parse of ours in front of a client's message; an effect of the exchange."""
+
+    __slots__ = ("names", "statement")
+
+    def __init__(self, names: BackendNames, statement: Statement) -> None:
+        self.names = names
+        self.statement = statement
+        names.sent(statement)
+
+    def happened(self) -> None:
+        self.names.confirmed(self.statement)
+
+    def failed(self) -> None:
+        self.names.refused(self.statement)
+
+    def skipped(self) -> None:
+        self.names.refused(self.statement)
+
+
+class ClientNames:
+    """The names of one client; b"" is the unnamed statement. `segment` counts the Syncs and Queries sent."""
+
+    __slots__ = ("_pending", "names", "segment")
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, Statement] = {}
+        self._pending: dict[bytes, list[Naming]] = {}
+        self.segment = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find(self, name: bytes) -> Statement | None:
+        """The statement that the name stands for where the next message stands; None if there is none.
+
+        Raises MustWait if that depends on a segment that is still unanswered.
+        """
+        pending = self._pending.get(name)
+        if pending is None:
+            return self.names.get(name)
+        last = pending[-1]
+        if last.segment != self.segment:
+            raise MustWait
+        return last.statement
+
+    def pend(self, naming: Naming) -> None:
+        """Note a change whose answer is outstanding."""
+        self._pending.setdefault(naming.name, []).append(naming)
+
+    def settle(self, naming: Naming, *, made: bool, drop: bool = False) -> None:
+        """The answer came."""
+        pending = self._pending.get(naming.name)
+        if pending is not None and naming in pending:
+            pending.remove(naming)
+            if not pending:
+                del self._pending[naming.name]
+        if made and naming.statement is not None:
+            self.names[naming.name] = naming.statement
+        elif made or drop:
+            self.names.pop(naming.name, None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is outstanding."""
+        return not self._pending
+
+    def drop_unnamed(self) -> None:
+        """A simple Query ran: PostgreSQL drops the unnamed statement then."""
+        self.names.pop(b"", None)
+
+    def clear(self) -> None:
+        """DEALLOCATE ALL or DISCARD ALL ran."""
+        self.names.clear()
+
+    def name_of(self, server_name: bytes) -> bytes | None:
+        """The client's own name for a statement, for error texts."""
+        for name, statement in self.names.items():
+            if statement.name == server_name:
+                return name
+        for name, pending in self._pending.items():
+            if any(naming.statement is not None and naming.statement.name == server_name for naming in pending):
+                return name
+        return None

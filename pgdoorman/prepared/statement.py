@@ -1,0 +1,111 @@
+"""The statements of a pool, shared by all its clients.
+
+A statement is one query text with its parameter types under one set of settings that matter when a text is analysed
+(DateStyle turns '01/02/2020' into a date while parsing), and of one generation: after DDL a new Parse of an old text must
+be analysed anew, as PostgreSQL does for a client that parses it anew. Each has a name of ours, which the backends know
+it by. The name carries a token that is drawn at start, so that no client can guess or collide with it.
+
+Keys are the texts themselves, not hashes: two statements are the same only if they are equal.
+"""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Hashable
+from itertools import count
+from threading import Lock
+
+from pgdoorman.prepared.scan import scan
+
+# Every name of ours begins with this; see `rewrite.restore_names`.
+PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
+
+_numbers = count(1)
+
+
+def new_name() -> bytes:
+    """A statement name that was never used in this process."""
+    return PREFIX + b"%d" % next(_numbers)
+
+
+class Statement:
+    """One shared statement. `tail` is the Parse message behind its statement name: text, NUL, parameter types."""
+
+    __slots__ = ("__weakref__", "flags", "name", "tail", "uses")
+
+    def __init__(self, tail: bytes) -> None:
+        self.name = new_name()
+        self.tail = tail
+        self.flags = scan(self.text)
+        self.uses = 0
+
+    def __repr__(self) -> str:
+        return f"<Statement {self.name.decode()} {self.text[:60]!r}>"
+
+    @property
+    def text(self) -> bytes:
+        """The query text, in the encoding of the client that sent it."""
+        return self.tail[: self.tail.index(0)]
+
+
+class StatementBook:
+    """The shared statements of one pool, at most `limit` of them; the least recently parsed are forgotten first.
+
+    Forgetting only ends the sharing: clients and backends that refer to a statement keep it alive.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._lock = Lock()
+        self._limit = limit
+        self._statements: OrderedDict[tuple[bytes, Hashable, int], Statement] = OrderedDict()
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self.generation = 0
+        self.evictions = 0
+
+    def find(self, tail: bytes, settings: Hashable) -> Statement:
+        """The statement for this text and these settings, made if it is new."""
+        key = (tail, settings, self.generation)
+        with self._lock:
+            statement = self._statements.get(key)
+            if statement is None:
+                statement = self._statements[key] = Statement(tail)
+                if len(self._statements) > self._limit:
+                    self._statements.popitem(last=False)
+                    self.evictions += 1
+            else:
+                self._statements.move_to_end(key)
+            statement.uses += 1
+            return statement
+
+    def is_familiar(self, tail: bytes) -> bool:
+        """Whether an unnamed statement with this text came by before. Texts with their values written into them come
+        once; giving each a name on the server would only fill its memory."""
+        with self._lock:
+            if tail in self._seen:
+                self._seen.move_to_end(tail)
+                return True
+            self._seen[tail] = None
+            if len(self._seen) > self._limit:
+                self._seen.popitem(last=False)
+            return False
+
+    def renew(self) -> None:
+        """DDL went by: texts parsed from now on are new statements."""
+        with self._lock:
+            self.generation += 1
+            self._statements.clear()
+
+    def resize(self, limit: int) -> None:
+        """Change the limit; what is over it is forgotten."""
+        with self._lock:
+            self._limit = limit
+            while len(self._statements) > limit:
+                self._statements.popitem(last=False)
+                self.evictions += 1
+
+    def statements(self) -> list[Statement]:
+        """Those shared at this moment."""
+        with self._lock:
+            return list(self._statements.values())
+
+    def __len__(self) -> int:
+        return len(self._statements)

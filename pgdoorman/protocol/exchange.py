@@ -1,0 +1,251 @@
+"""What has been asked of a backend and is not yet fully answered.
+
+A queue with one entry for every message that will have an answer (protocol, "Extended Query" and "Pipelining"):
+
+    asked with                      answered by
+    Query, FunctionCall             ... ReadyForQuery
+    Parse                           ParseComplete
+    Bind                            BindComplete
+    Describe of a statement         ParameterDescription, then RowDescription or NoData
+    Describe of a portal            RowDescription or NoData
+    Execute                         ... CommandComplete, EmptyQueryResponse or PortalSuspended
+    Close                           CloseComplete
+    Sync                            ReadyForQuery
+    CopyDone, CopyFail              nothing: a mark that tells which Syncs a COPY swallowed
+
+An ErrorResponse answers the entry at the head; unless that is a Query or FunctionCall, everything up to the next Sync is
+skipped by the server, and so it is here: with its consequences. While a COPY reads from the client the server ignores
+Sync, so a Sync that was sent behind the Execute, before any data, will never be answered.
+
+Plain traffic needs little of this: a whole pipelined segment (up to its Sync) of which nothing is renamed, dropped or
+remembered is one entry, SEGMENT, answered by its ReadyForQuery. `careful` says whether any entry needs more than that.
+
+The class does not know sockets, statements or clients: what becomes true when an answer arrives is an `Effect`.
+"""
+
+from collections import deque
+from typing import Final, Protocol
+
+QUERY: Final = 0
+SEGMENT: Final = 1
+SYNC: Final = 2
+PARSE: Final = 3
+BIND: Final = 4
+DESCRIBE_STATEMENT: Final = 5
+DESCRIBE_PORTAL: Final = 6
+EXECUTE: Final = 7
+CLOSE: Final = 8
+COPY_END: Final = 9
+
+NAMES: Final = (
+    "Query", "Segment", "Sync", "Parse", "Bind", "DescribeStatement", "DescribePortal", "Execute", "Close", "CopyEnd",
+)  # fmt: skip
+
+# Answer types by the kind of entry that they complete: 1 2 3, T n, C I s, Z.
+_COMPLETES: Final[tuple[bytes, ...]] = (b"Z", b"Z", b"Z", b"1", b"2", b"Tn", b"Tn", b"CIs", b"3", b"")
+
+
+class Effect(Protocol):
+    """What becomes true when an answer arrives."""
+
+    def happened(self) -> None:
+        """The server did it."""
+
+    def failed(self) -> None:
+        """The server answered with an error."""
+
+    def skipped(self) -> None:
+        """The server skipped it after an earlier error: it is as if it had never been asked."""
+
+
+class Expected:
+    """One expected answer. `hidden`: it is not for the client. `reply`: the type byte that the client is to see instead
+    (0: as it comes)."""
+
+    __slots__ = ("effect", "hidden", "kind", "reply")
+
+    def __init__(self, kind: int, *, hidden: bool = False, reply: int = 0, effect: Effect | None = None) -> None:
+        self.kind = kind
+        self.hidden = hidden
+        self.reply = reply
+        self.effect = effect
+
+    def __repr__(self) -> str:
+        return f"{'hidden ' if self.hidden else ''}{NAMES[self.kind]}"
+
+
+# Entries without consequences are shared: no allocation for what is merely relayed.
+A_QUERY: Final = Expected(QUERY)
+A_SEGMENT: Final = Expected(SEGMENT)
+A_SYNC: Final = Expected(SYNC)
+A_PARSE: Final = Expected(PARSE)
+A_BIND: Final = Expected(BIND)
+A_DESCRIBE_STATEMENT: Final = Expected(DESCRIBE_STATEMENT)
+A_DESCRIBE_PORTAL: Final = Expected(DESCRIBE_PORTAL)
+AN_EXECUTE: Final = Expected(EXECUTE)
+A_CLOSE: Final = Expected(CLOSE)
+A_COPY_END: Final = Expected(COPY_END)
+A_HIDDEN_CLOSE: Final = Expected(CLOSE, hidden=True)
+A_HIDDEN_SYNC: Final = Expected(SYNC, hidden=True)
+
+
+class Exchange:
+    """The expected answers of one backend, in order. Touched by the backend's owner only."""
+
+    __slots__ = ("careful", "copying", "entries", "skipping", "unanswered_syncs", "unsynced")
+
+    def __init__(self) -> None:
+        self.entries: deque[Expected] = deque()
+        self.careful = False
+        self.skipping = False  # an error was answered and no Sync asked for since
+        self.copying = False  # the server reads COPY data
+        self.unsynced = False  # extended-query messages were sent and no Sync behind them
+        self.unanswered_syncs = 0  # Syncs sent into a COPY that then failed: answered or not, nobody can tell
+
+    def __repr__(self) -> str:
+        marks = [name for name in ("careful", "skipping", "copying") if getattr(self, name)]
+        return f"<Exchange {list(self.entries)!r} {' '.join(marks)}>"
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing more will come on our account."""
+        return not self.entries
+
+    def clear(self) -> None:
+        """Forget everything: the backend is gone."""
+        for entry in self.entries:
+            if entry.effect is not None:
+                entry.effect.skipped()
+        self.entries.clear()
+        self.careful = self.skipping = self.copying = self.unsynced = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing more will come, and the server waits for no Sync."""
+        return not self.entries and not self.unsynced
+
+    @property
+    def awaits_ready(self) -> bool:
+        """A ReadyForQuery for the client is outstanding: whether its transaction has failed meanwhile is not known."""
+        return any(entry.kind <= SYNC and not entry.hidden for entry in self.entries)
+
+    # Asking.
+
+    def ask(self, entry: Expected) -> None:
+        """Expect one answer, carefully. During skipping only a Sync will be answered."""
+        self.unsynced = entry.kind != SYNC
+        if self.skipping:
+            if entry.kind != SYNC:
+                if entry.effect is not None:
+                    entry.effect.skipped()
+                return
+            self.skipping = False
+        elif entry.kind == SYNC and self.copying:
+            self.unanswered_syncs += 1
+            return
+        self.careful = True
+        self.entries.append(entry)
+
+    def ask_query(self, entry: Expected = A_QUERY) -> None:
+        """Expect the answer of a Query or FunctionCall; the server ignores these too while it skips."""
+        if self.skipping:
+            return
+        self.entries.append(entry)
+        if entry.hidden or entry.effect is not None:
+            self.careful = True
+
+    def mark_copy_end(self) -> None:
+        """CopyDone or CopyFail was sent. Needed only where Syncs were sent before it."""
+        if self.entries and self.entries[-1].kind != QUERY and not self.skipping:
+            self.careful = True
+            self.entries.append(A_COPY_END)
+
+    # Answers.
+
+    def completes(self, kind: int) -> bool:
+        """Whether an answer of this type completes the entry at the head."""
+        entries = self.entries
+        return bool(entries) and kind in _COMPLETES[entries[0].kind]
+
+    def complete(self) -> Expected:
+        """The head is answered: take it off and let its effect happen."""
+        entry = self.entries.popleft()
+        if entry.effect is not None:
+            entry.effect.happened()
+        while self.entries and self.entries[0].kind == COPY_END:
+            self.entries.popleft()
+        if not self.entries:
+            self.careful = False
+        return entry
+
+    @property
+    def ready_expected(self) -> bool:
+        """Whether a ReadyForQuery may come now."""
+        entries = self.entries
+        return entries[0].kind <= SYNC if entries else self.unanswered_syncs > 0
+
+    def ready(self) -> bool:
+        """ReadyForQuery came: complete its entry. False if nothing expected it, i.e. the two sides disagree."""
+        self.copying = False
+        entries = self.entries
+        if not entries:
+            if self.unanswered_syncs:
+                self.unanswered_syncs -= 1
+                return True
+            return False
+        if entries[0].kind > SYNC:
+            return False
+        self.complete()
+        return True
+
+    def error(self) -> Expected | None:
+        """ErrorResponse came: it answers the head, and the server skips to the next Sync. Returns the failed entry, None
+        if nothing was expected (then it is the server's last word, or an idle complaint)."""
+        self.copying = False
+        entries = self.entries
+        if not entries:
+            return None
+        head = entries[0]
+        if head.kind == QUERY or head.kind == SEGMENT:
+            return head  # its ReadyForQuery follows
+        if head.kind == SYNC:
+            return head  # an error while a transaction is being committed: ReadyForQuery follows
+        entries.popleft()
+        if head.effect is not None:
+            head.effect.failed()
+        while entries and entries[0].kind != SYNC:
+            entry = entries.popleft()
+            if entry.kind == SEGMENT:
+                # Its own Sync ends the skipping: what is left of it is that Sync.
+                entries.appendleft(A_SYNC)
+                break
+            if entry.effect is not None:
+                entry.effect.skipped()
+        if not entries:
+            self.skipping = True
+        return head
+
+    def copy_in_begins(self) -> None:
+        """CopyInResponse came: Syncs sent directly behind the Execute (or Query) are ignored by the server."""
+        self.copying = True
+        entries = self.entries
+        if not entries:
+            return
+        head = entries[0]
+        if head.kind == SEGMENT:
+            # A plain segment ends with Execute and Sync (nobody else makes one): that Sync is lost.
+            entries[0] = AN_EXECUTE
+            self.careful = True
+            self._forget_syncs_behind_head()
+        elif head.kind in (QUERY, EXECUTE):
+            self._forget_syncs_behind_head()
+
+    def _forget_syncs_behind_head(self) -> None:
+        entries = self.entries
+        while len(entries) > 1 and entries[1].kind == SYNC:
+            del entries[1]
+
+    def copy_ends(self) -> None:
+        """CommandComplete of a COPY came."""
+        self.copying = False
+        self.unanswered_syncs = 0

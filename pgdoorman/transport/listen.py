@@ -1,0 +1,114 @@
+"""Opening the doors: TCP listeners and the unix socket."""
+
+import errno
+import os
+import socket
+from dataclasses import dataclass
+
+from pgdoorman.errors import PgDoormanError
+
+
+class CannotListen(PgDoormanError):
+    """No listener could be opened where one was asked for."""
+
+
+@dataclass(slots=True)
+class Door:
+    """One listening socket and how it is to be shut."""
+
+    listener: socket.socket
+    name: str
+    path: str = ""
+    inode: int = 0
+
+    def close(self) -> None:
+        """Close; remove the socket file if it is still ours (a successor may have put its own in its place)."""
+        self.listener.close()
+        if self.path:
+            try:
+                if os.stat(self.path).st_ino == self.inode:
+                    os.unlink(self.path)
+            except OSError:
+                pass
+
+
+def open_tcp(host: str, port: int, backlog: int, *, reuse_port: bool = True) -> list[Door]:
+    """Listen on every address of `host` (`*` or empty: all of IPv4 and IPv6). Port 0 takes a free one.
+
+    Raises CannotListen if none of the addresses can be bound.
+    """
+    wildcard = host in ("", "*")
+    try:
+        found = socket.getaddrinfo(
+            None if wildcard else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )  # fmt: skip
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {host!r}: {error.strerror or error}") from error
+    doors: list[Door] = []
+    problem: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(backlog)
+        except OSError as error:
+            listener.close()
+            problem = error
+            continue
+        doors.append(Door(listener, _name(listener)))
+    if not doors:
+        reason = problem.strerror if problem is not None else "the name has no address"
+        raise CannotListen(f"cannot listen on {host or '*'}:{port}: {reason}")
+    return doors
+
+
+def open_unix(directory: str, port: int, backlog: int, mode: int) -> Door:
+    """Listen on `<directory>/.s.PGSQL.<port>` with permission bits `mode`. A stale file is removed, a live one refused.
+
+    Raises CannotListen.
+    """
+    path = os.path.join(directory, f".s.PGSQL.{port}")
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    # Created under a tight umask, then opened up: nobody can connect in between who may not afterwards.
+    previous = os.umask(0o177)
+    try:
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"cannot create unix socket {path}: {error.strerror}") from error
+    finally:
+        os.umask(previous)
+    os.chmod(path, mode)
+    listener.listen(backlog)
+    return Door(listener, f"unix:{path}", path, os.stat(path).st_ino)
+
+
+def _remove_stale(path: str) -> None:
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.settimeout(1.0)
+        probe.connect(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno == errno.ECONNREFUSED:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+            return
+        raise CannotListen(f"cannot use unix socket {path}: {error.strerror}") from error
+    finally:
+        probe.close()
+    raise CannotListen(f"unix socket {path} is in use by another program")
+
+
+def _name(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

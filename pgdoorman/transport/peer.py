@@ -1,0 +1,38 @@
+"""Who is at the other end of an accepted socket."""
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The address of a client. `address` is an IP address as text, or `unix`; the credentials are those of a unix
+    socket's peer (SO_PEERCRED), -1 otherwise."""
+
+    address: str
+    port: int
+    is_unix: bool = False
+    process_id: int = 0
+    user_id: int = -1
+
+    def __str__(self) -> str:
+        if self.is_unix:
+            return f"unix({self.process_id})" if self.process_id else "unix"
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def peer_of(sock: socket.socket, address: Any) -> Peer:
+    """The peer of an accepted socket. Never raises: a client may be gone before it is looked at."""
+    if sock.family == socket.AF_UNIX:
+        try:
+            data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            process_id, user_id, _ = struct.unpack("3i", data)
+        except OSError:
+            process_id, user_id = 0, -1
+        return Peer("unix", 0, True, process_id, user_id)
+    host, port = str(address[0]), int(address[1])
+    if host.startswith("::ffff:") and "." in host:
+        host = host[7:]  # an IPv4 client on an IPv6 listener is an IPv4 client
+    return Peer(host.partition("%")[0], port)
