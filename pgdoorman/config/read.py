@@ -130,7 +130,7 @@ class Reader:
             # A missing section that has required keys has been reported as a whole.
             return {name: self._stand_in(key, section) for name, key in keys.items()}
         table = self._table(node, path)
-        if table and all(key.since is Since.LATER for key in keys.values()):
+        if all(key.since is Since.LATER for key in keys.values()):
             self._findings.refuse(path, "this section is not available in this version", node)
             for name in keys:
                 self._findings.doubt((*path, name))

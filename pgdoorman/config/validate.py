@@ -105,9 +105,9 @@ def _pool(settings: Settings, pool: PoolSettings, findings: Findings) -> None:
     _parameters_fit(pool.startup_parameters, (*path, "startup_parameters"), findings)
     merged = merge_parameters(settings.general.startup_parameters, pool.startup_parameters)
     _parameters_fit(merged, (*path, "startup_parameters"), findings, ("general", "startup_parameters"))
-    _unique_users(path, findings)
     for position, user in _users_with_positions(pool, path, findings):
         _user(settings.effective(pool, user), user, (*path, "users", position), findings)
+    _unique_users(path, findings)
     _database_limits(settings, pool, path, findings)
     if pool.auth_query is not None:
         _auth_query(pool.auth_query, (*path, "auth_query"), findings)

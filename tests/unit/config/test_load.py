@@ -245,6 +245,15 @@ def test_one_user_twice() -> None:
     assert f'user "alice" stands already at pgdoorman.toml:{line_of(text, "\nusername") + 1}' in error.message
 
 
+def test_one_user_twice_does_not_shift_the_others() -> None:
+    user = '[[pools.shop.users]]\nusername = "{}"\npassword = "x"\npool_size = 1\nmin_pool_size = {}\n'
+    text = GENERAL + "".join(user.format(name, least) for name, least in (("a", 0), ("a", 0), ("b", 2)))
+    assert [(error.line, error.key) for error in errors_of(text)] == [
+        (10, "pools.shop.users[1].username"),
+        (18, "pools.shop.users[2].min_pool_size"),
+    ]
+
+
 def test_a_user_without_a_name_does_not_shift_the_others() -> None:
     text = GENERAL + (
         "[pools.shop]\n"
@@ -269,7 +278,8 @@ def test_old_names_of_keys() -> None:
 
 def test_prometheus_is_web() -> None:
     assert error_of(configuration() + "[prometheus]\nenabled = true\n").key == "prometheus"
-    assert "another name of [web]" in errors_of(configuration() + "[web]\n[prometheus]\n")[0].message
+    both = errors_of(configuration() + "[web]\n[prometheus]\n")
+    assert any("another name of [web]" in error.message and error.key == "prometheus" for error in both)
 
 
 # --- include ---
