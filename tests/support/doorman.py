@@ -28,6 +28,17 @@ from tests.support.wire import ServerError, Wire, query
 ADMIN_USER = "admin"
 ADMIN_PASSWORD = "admin-secret"
 
+# The same methods as on the tests' PostgreSQL; nobody else has a password.
+HBA = """\
+host pgdoorman all all md5
+host pgbouncer all all md5
+host all md5_user all md5
+host all scram_user all scram-sha-256
+host all locked all reject
+host all all all trust
+local all all trust
+"""
+
 Settings = dict[str, Any]
 
 
@@ -101,6 +112,7 @@ class Doorman:
             "admin_password": ADMIN_PASSWORD,
             "query_wait_timeout": "10s",
             "shutdown_timeout": "5s",
+            "pg_hba": {"content": HBA},
             **(general or {}),
         }
         self.sections = dict(sections or {})

@@ -1,0 +1,123 @@
+"""What must hold after any attack: the pooler lives, serves, has given everything back, and does not spin."""
+
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from tests.support.doorman import Doorman, stand_in
+from tests.support.process import wait_until
+from tests.support.wire import Reply, ServerError, Wire, WireError
+
+_COUNTS = ("cl_active", "cl_waiting", "sv_active", "sv_login")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What was open before."""
+
+    descriptors: int
+    resident: int
+
+
+class Watch:
+    """Judges one pooler before and after. `database` and `user` log a harmless client in."""
+
+    def __init__(self, doorman: Doorman, database: str = "app", user: str = "alice", password: str = "") -> None:
+        self.doorman = doorman
+        self._who = (database, user, password)
+        self._warm()
+        self.base = Base(doorman.descriptor_count(), doorman.resident_bytes())
+
+    def _warm(self) -> None:
+        """Everything that is opened once is open from here on."""
+        for _ in range(3):
+            self.must_serve()
+        if not stand_in():
+            self.doorman.show("pools")
+        time.sleep(0.1)
+
+    def connect(self) -> Wire:
+        database, user, password = self._who
+        return self.doorman.connect(database, user, password, {"application_name": "watch"}, patience=5.0)
+
+    def must_serve(self, within: float = 4.0) -> Self:
+        """A new client gets right answers, quickly."""
+        self.doorman.check_alive()
+        started = time.monotonic()
+        try:
+            with self.connect() as wire:
+                for number in (1, 2, 3):
+                    got = wire.value(f"select 'watch {number}'")
+                    assert got == f"watch {number}", f"a normal client got {got!r}: an answer that is not its own"
+        except (WireError, ServerError, OSError) as error:
+            raise AssertionError(f"a normal client is not served any more: {error}\n{self._log()}") from None
+        took = time.monotonic() - started
+        assert took < within, f"a normal client waited {took:.1f} s"
+        return self
+
+    def must_be_clean(self, patience: float = 8.0, slack: int = 0) -> Self:
+        """Descriptors and counters are where they were."""
+        self.doorman.check_alive()
+        self.doorman.wait_descriptors(self.base.descriptors, patience, slack)
+        if stand_in():
+            return self
+        left = ""
+
+        def all_back() -> bool:
+            nonlocal left
+            rows = [row for row in self.doorman.show("pools") if row["database"] not in ("pgdoorman", "pgbouncer")]
+            left = "; ".join(
+                f"{row['database']}/{row['user']} {name}={row[name]}"
+                for row in rows
+                for name in _COUNTS
+                if row.get(name) not in (None, "0")
+            )
+            return not left
+
+        try:
+            wait_until(all_back, patience, "counters back to zero")
+        except AssertionError:
+            raise AssertionError(f"nobody is connected, but SHOW POOLS still says {left}\n{self._log()}") from None
+        return self
+
+    def must_rest(self, seconds: float = 0.4, share: float = 0.3) -> Self:
+        """With nobody connected it does (almost) nothing; an endless loop would take a whole core."""
+        before = self.doorman.process.processor_seconds()
+        time.sleep(seconds)
+        used = self.doorman.process.processor_seconds() - before
+        assert used <= seconds * share + 0.02, f"it used {used:.2f} s of processor time in {seconds} s of doing nothing"
+        return self
+
+    def must_not_have_grown(self, megabytes: float) -> Self:
+        grown = (self.doorman.resident_bytes() - self.base.resident) / 1e6
+        assert grown < megabytes, f"it grew by {grown:.0f} MB"
+        return self
+
+    def after(self) -> None:
+        """All of it."""
+        self.must_serve().must_be_clean().must_rest()
+
+    def _log(self) -> str:
+        tail = "\n".join(self.doorman.log().splitlines()[-25:])
+        return f"end of the pooler's log:\n{tail}"
+
+
+def what_came(wire: Wire, patience: float = 3.0) -> list[Reply]:
+    """Everything until the peer closes; fails if it neither closes nor says anything in time. Raises WireError if what
+    comes is no PostgreSQL message."""
+    return wire.wait_closed(patience)
+
+
+def must_be_refused(replies: list[Reply], story: str, sqlstates: tuple[str, ...] = ()) -> None:
+    """One ErrorResponse at the end at most, no AuthenticationOk, no ReadyForQuery."""
+    kinds = "".join(reply.kind for reply in replies)
+    assert "Z" not in kinds, f"{story}: it was let in: {replies}"
+    assert not any(reply.kind == "R" and reply.body[:4] == b"\0\0\0\0" for reply in replies), (
+        f"{story}: let in: {replies}"
+    )
+    if "E" in kinds:
+        assert kinds.index("E") == len(kinds) - 1, f"{story}: more came behind the error: {replies}"
+        fields = replies[-1].fields()
+        assert fields.get("S") == "FATAL", f"{story}: {replies[-1]} ends the connection, so it must be FATAL"
+        assert len(fields.get("C", "")) == 5, f"{story}: no SQLSTATE in {replies[-1]}"
+        assert not sqlstates or fields["C"] in sqlstates, f"{story}: {replies[-1]} instead of {sqlstates}"
