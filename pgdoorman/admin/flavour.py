@@ -67,7 +67,7 @@ def error_message(error: PgDoormanError, flavour: Flavour, *, verb: str = "", ta
         text = _pgbouncer_text(error, verb, target)
         sqlstate = "F0000" if isinstance(error, ConfigError) else "08P01"
     else:
-        text, sqlstate = _pgdoorman_text(error, target), error.sqlstate
+        text, sqlstate = _pgdoorman_text(error, verb, target), error.sqlstate
     detail = error.detail
     if isinstance(error, ConfigError):
         detail = str(error)  # with file, line and key, one error a line
@@ -77,14 +77,14 @@ def error_message(error: PgDoormanError, flavour: Flavour, *, verb: str = "", ta
     return results.error_response(text, sqlstate=sqlstate, detail=detail, hint=error.hint)
 
 
-def _pgdoorman_text(error: PgDoormanError, target: str) -> str:
+def _pgdoorman_text(error: PgDoormanError, verb: str, target: str) -> str:
     match error:
         case NoSuchDatabase():
             return f'No pool for database "{target}"'
-        case ConfigError():
+        case ConfigError() if verb == "RELOAD":
             return "RELOAD failed, the settings in force are unchanged"
         case _:
-            return error.message
+            return masked_text(error.message)
 
 
 def _pgbouncer_text(error: PgDoormanError, verb: str, target: str) -> str:
@@ -104,14 +104,14 @@ def _pgbouncer_text(error: PgDoormanError, verb: str, target: str) -> str:
             return f"cannot {action} admin db: {target}"
         case NoSuchClient():
             return "client not found"
-        case SettingRefused():
-            return "SET failed"
-        case ConfigError():
+        case ConfigError() if verb == "RELOAD":
             return "RELOAD failed, see logs for additional details"
+        case SettingRefused() | ConfigError() if verb in ("SET", "RESET"):
+            return f"{verb} failed"
         case Refused() if verb == "RESUME":
             return "pooler is shutting down"
         case _:
-            return error.message
+            return masked_text(error.message)
 
 
 def _shortened(text: str, limit: int = 400) -> str:

@@ -297,6 +297,16 @@ def test_set_that_fails() -> None:
     assert "D" not in fields
 
 
+def test_a_setting_error_with_its_place_is_not_taken_for_a_reload() -> None:
+    class Strict(House):
+        def set_log_level(self, filter_text: str) -> None:
+            raise ConfigError(f"no such log level: {filter_text!r}", key="log_level")
+
+    assert error(Desk(PGDOORMAN, house=Strict()).query("SET log_level = loud"))["M"] == "no such log level: 'loud'"
+    fields = error(Desk(PGBOUNCER, house=Strict()).query("SET log_level = loud"))
+    assert (fields["M"], fields["D"]) == ("SET failed", "log_level: no such log level: 'loud'")
+
+
 def test_log_level() -> None:
     desk = Desk()
     assert tag(desk.query("set log_level = 'info,pool=debug'")) == "SET"
