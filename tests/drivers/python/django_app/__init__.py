@@ -1,0 +1,1 @@
+"""The application whose models `suite_django` uses."""
