@@ -45,7 +45,7 @@ class Author(Model):
     name: Any = sa.Column(sa.String(50), nullable=False, unique=True)
     traits: Any = sa.Column(postgresql.JSONB, default=dict)
     tags: Any = sa.Column(postgresql.ARRAY(sa.Text), default=list)
-    books: Any = relationship("Book", uselist=True, back_populates="author", cascade="all, delete-orphan")
+    books = relationship("Book", back_populates="author", cascade="all, delete-orphan")
 
 
 class Book(Model):
@@ -54,7 +54,7 @@ class Book(Model):
     title: Any = sa.Column(sa.Text)
     price: Any = sa.Column(sa.Numeric(10, 2))
     author_id: Any = sa.Column(sa.ForeignKey("sqla_author.id"))
-    author: Any = relationship("Author", back_populates="books")
+    author = relationship("Author", back_populates="books")
 
 
 @check("orm")
