@@ -133,6 +133,19 @@ def test_a_call_that_cannot_be_formatted_is_still_a_line(file: tuple[Path, int],
     assert "'%d %d' could not be formatted: TypeError" in found[1]
 
 
+def test_a_queued_line_holds_on_to_nothing(start: SetUp) -> None:
+    logs = start()
+    try:
+        _fail("x")
+    except ValueError:
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 1, "%s", (logs,), sys.exc_info())
+    logs._handler.emit(record)
+    assert record.exc_info is None  # its frames have sockets
+    assert record.args is None
+    assert record.exc_text is not None
+    assert record.exc_text.endswith("ValueError: x")
+
+
 def test_a_message_without_end_is_cut(file: tuple[Path, int], start: SetUp) -> None:
     logs = start()
     log.warning("x" * 1_000_000)
