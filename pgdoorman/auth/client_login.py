@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pgdoorman.auth.addresses import Neighbourhood
-from pgdoorman.auth.hba import Explanation, HbaQuestion, HbaRule, HbaRules, Method, decide
+from pgdoorman.auth.hba import NO_OPTIONS, Explanation, HbaQuestion, HbaRule, HbaRules, Method, decide
 from pgdoorman.auth.ident import NO_MAPS, IdentMaps
 from pgdoorman.auth.md5 import md5_answer, md5_digest
+from pgdoorman.auth.neighbourhood import SystemNeighbourhood
+from pgdoorman.auth.pam import PamQuestion, pam_refusal
 from pgdoorman.auth.scram import (
     MAX_MESSAGE,
     NO_BINDINGS,
@@ -29,14 +31,17 @@ from pgdoorman.auth.secrets import (
     MAX_ITERATIONS,
     Md5Secret,
     NoSecret,
+    PamSecret,
     PlainSecret,
     ScramKeys,
     ScramSecret,
     StoredSecret,
+    TokenKeySecret,
     is_heavy,
     password_fits,
     same_bytes,
 )
+from pgdoorman.auth.tokens import TokenKeys, TokenRefused, TokenRules
 from pgdoorman.errors import AuthenticationFailed, AuthorizationDenied
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol import codes
@@ -84,13 +89,15 @@ class LoginKnobs:
 
     `unknown_user_method` is what a user that does not exist is asked on an `md5` line, where existing users are asked
     according to their secret: best what most of them have. `max_iterations` caps the rounds for a verifier when a
-    password comes in clear, for roles may set their own."""
+    password comes in clear, for roles may set their own. `pam_service` is for `pam` lines that name none."""
 
     verifiers: MadeVerifiers
     ident_maps: IdentMaps = NO_MAPS
     neighbourhood: Neighbourhood | None = None
     unknown_user_method: Literal["scram-sha-256", "md5"] = "scram-sha-256"
     max_iterations: int = MAX_ITERATIONS
+    pam_service: str = "pgdoorman"
+    token_keys: TokenKeys = field(default_factory=TokenKeys, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,10 @@ class _ClientLogin:
         self._rule: HbaRule | None = None
         self._derived = False
 
+    @property
+    def _options(self) -> Mapping[str, str]:
+        return self._rule.options if self._rule else NO_OPTIONS
+
     def run(self) -> Dialogue[ClientIdentity]:
         attempt = self._attempt
         question = HbaQuestion(
@@ -163,7 +174,19 @@ class _ClientLogin:
                 return self._identified("cert", (yield from self._existing()), self._certificate_name())
             case Method.TRUST:
                 return self._identified("trust", (yield from self._existing()), "")
+            case Method.PAM:
+                return (yield from self._pam(self._options.get("pamservice", self._attempt.knobs.pam_service)))
+            case Method.JWT:
+                return (yield from self._token(TokenRules.from_options(self._options)))
         secret: StoredSecret | None = yield FindSecret(self._attempt.user, self._attempt.database)
+        match secret:
+            case PamSecret(service):
+                return (yield from self._pam(service))
+            case TokenKeySecret(path):
+                return (yield from self._token(TokenRules(path)))
+        return (yield from self._prove_by_secret(method, secret))
+
+    def _prove_by_secret(self, method: Method, secret: StoredSecret | None) -> Dialogue[ClientIdentity]:
         match self._way(method, secret):
             case Method.PASSWORD:
                 return (yield from self._cleartext(secret))
@@ -220,7 +243,7 @@ class _ClientLogin:
         return name
 
     def _check_map(self, name: str, message: str) -> None:
-        map_name = self._rule.map if self._rule else ""
+        map_name = self._options.get("map", "")
         if not name:
             raise LoginDenied(message, "the name that should prove identity is empty")
         if not self._attempt.knobs.ident_maps.admits(map_name, name, self._attempt.user):
@@ -261,6 +284,48 @@ class _ClientLogin:
             return work()
         self._derived = True
         return (yield from offload(work))
+
+    # Judged by others. Whether the user is known here is for the caller to find.
+
+    def _pam(self, service: str) -> Dialogue[ClientIdentity]:
+        attempt, named = self._attempt, self._options.get("pam_use_hostname") == "1"
+        password = yield from self._ask_password()
+        neighbourhood = attempt.knobs.neighbourhood or SystemNeighbourhood()
+
+        def work() -> str:
+            address = attempt.address or "[local]"
+            host = neighbourhood.host_name(address) if named and attempt.address else None
+            return pam_refusal(PamQuestion(service, attempt.user, password, host or address))
+
+        reason = yield from offload(work)
+        if reason:
+            raise LoginRefused(f'PAM authentication failed for user "{attempt.user}"', reason)
+        return ClientIdentity(attempt.user, "pam", self._rule, password=password)
+
+    def _token(self, rules: TokenRules) -> Dialogue[ClientIdentity]:
+        attempt = self._attempt
+        token = yield from self._ask_password()
+        subject = yield from self._judge(token, rules, "JWT token validation failed. Please provide a valid token.")
+        if not attempt.knobs.ident_maps.admits(self._options.get("map", ""), subject, attempt.user):
+            raise LoginRefused(
+                f"JWT token username mismatch. Token contains username '{subject}' but you're trying to connect as "
+                f"'{attempt.user}'.",
+                "the token is for another user",
+            )
+        return ClientIdentity(attempt.user, "jwt", self._rule, system_user=subject)
+
+    def _judge(self, token: bytes, rules: TokenRules, message: str) -> Dialogue[str]:
+        keys = self._attempt.knobs.token_keys
+
+        def work() -> str:
+            from pgdoorman.auth.jwt import judge_token  # noqa: PLC0415 - heavy, and most houses never see a token
+
+            return judge_token(token, rules, keys)
+
+        try:
+            return (yield from offload(work))
+        except TokenRefused as refused:
+            raise LoginRefused(message, refused.message) from None
 
     # MD5.
 

@@ -595,7 +595,7 @@ _METHOD_OPTIONS: Final[Mapping[Method, frozenset[str]]] = {
     Method.PAM: frozenset({"pamservice", "pam_use_hostname"}),
     Method.LDAP: _LDAP_OPTIONS,
     Method.JWT: _TOKEN_OPTIONS,
-    Method.OAUTH: _TOKEN_OPTIONS | {"scope", "validator", "delegate_ident_mapping"},
+    Method.OAUTH: _TOKEN_OPTIONS | {"scope"},
 }
 
 
@@ -610,6 +610,10 @@ def parse_options(line: RuleLine, connection: Connection, method: Method, tokens
         options[name] = value
     if method is Method.LDAP:
         _check_ldap(line, options)
+    if method in (Method.JWT, Method.OAUTH) and not options.keys() & {"key", "jwks"}:
+        raise line.error(f'authentication method "{method.value}" requires argument "key" or "jwks" to be set')
+    if method is Method.OAUTH and not {"issuer", "scope"} <= options.keys():
+        raise line.error('authentication method "oauth" requires arguments "issuer" and "scope" to be set')
     return options
 
 
@@ -638,7 +642,7 @@ def _check_value(line: RuleLine, name: str, value: str) -> None:
         raise line.error(f'invalid LDAP port number: "{value}"')
     if name == "ldapscheme" and value not in ("ldap", "ldaps"):
         raise line.error(f'invalid ldapscheme value: "{value}"')
-    if name in ("ldaptls", "pam_use_hostname", "delegate_ident_mapping") and value not in ("0", "1"):
+    if name in ("ldaptls", "pam_use_hostname") and value not in ("0", "1"):
         raise line.error(f'invalid value for {name}: "{value}"')
 
 

@@ -180,11 +180,19 @@ class Pair[L, R]:
     def _serve(self, side: int, runner: Runner[Any]) -> None:
         while isinstance(runner.wants, Offload | FindSecret):
             asked = runner.wants
-            if isinstance(asked, Offload):
-                self.offloads[side] += 1
-                runner.answer(asked.work())
-            else:
+            if isinstance(asked, FindSecret):
                 runner.answer(self._find(asked))
+            else:
+                self.offloads[side] += 1
+                self._work(runner, asked)
+
+    def _work(self, runner: Runner[Any], asked: Offload[Any]) -> None:
+        try:
+            result = asked.work()
+        except PgDoormanError as error:
+            runner.fail(error)
+        else:
+            runner.answer(result)
 
 
 def _outcome[T](runner: Runner[T]) -> Outcome[T]:

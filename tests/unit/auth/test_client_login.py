@@ -4,11 +4,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgdoorman.auth import client_login
 from pgdoorman.auth.backend_login import BackendCredentials, BackendGreeting, LoginPolicy, log_in
 from pgdoorman.auth.client_login import (
     ClientCertificate,
@@ -23,14 +28,17 @@ from pgdoorman.auth.client_login import (
 from pgdoorman.auth.hba import HbaRules, parse_hba, rules_from_networks
 from pgdoorman.auth.ident import parse_ident
 from pgdoorman.auth.md5 import md5_digest
+from pgdoorman.auth.pam import PamQuestion, pam_refusal
 from pgdoorman.auth.scram import MadeVerifiers
 from pgdoorman.auth.secrets import (
     Md5Secret,
     NoSecret,
+    PamSecret,
     PlainSecret,
     ScramKeys,
     ScramSecret,
     StoredSecret,
+    TokenKeySecret,
     derive_keys,
     verifier_of,
 )
@@ -466,6 +474,83 @@ def test_a_password_and_a_certificate_must_both_be_right(
     assert meet(with_certificate(rule, ALICE), SECRETS["scram"])[0].get().user == "alice"
     outcome, _ = meet(with_certificate(rule, certificate), SECRETS["scram"], password)
     assert isinstance(outcome.error, LoginRefused | LoginDenied)
+
+
+# Judged by others.
+
+
+def services(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PAM's own services, in which `admits` admits and `denies` denies, instead of the system's."""
+    for name, module in (("admits", "pam_permit"), ("denies", "pam_deny")):
+        (directory / name).write_text(f"auth required {module}.so\naccount required {module}.so\n")
+
+    def ask(question: PamQuestion) -> str:
+        return pam_refusal(replace(question, directory=str(directory)))
+
+    monkeypatch.setattr(client_login, "pam_refusal", ask)
+
+
+@pytest.mark.parametrize(
+    ("method", "secret", "admitted"),
+    [
+        ("pam pamservice=admits", None, True),
+        ("pam pamservice=denies", None, False),
+        ("pam pamservice=nosuchservice", None, False),
+        ("pam", None, False),  # there is no service called pgdoorman here
+        ("scram-sha-256", PamSecret("admits"), True),
+        ("md5", PamSecret("denies"), False),
+        ("as stored", PamSecret("admits"), True),
+    ],
+)
+def test_pam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, secret: StoredSecret | None, admitted: bool
+) -> None:
+    if not Path("/etc/pam.d").exists():
+        pytest.skip("no PAM here")
+    services(tmp_path, monkeypatch)
+    outcome, pair = meet(by_method(method), secret)
+    assert pair.offloads[0] == 1
+    if admitted:
+        assert (outcome.get().method, outcome.get().password) == ("pam", PASSWORD)
+    else:
+        assert isinstance(outcome.error, LoginRefused)
+        assert str(outcome.error) == 'PAM authentication failed for user "alice"'
+
+
+@pytest.mark.parametrize(
+    ("subject", "rest", "admitted"),
+    [
+        ("alice", "", True),
+        ("bob", "", False),
+        ("Alice", "", False),
+        ("alice@example.com", "map=m", True),
+        ("bob@example.com", "map=m", False),
+        ("alice", "map=m", False),
+        ("alice", "audience=shop", False),
+    ],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_tokens(tmp_path: Path, subject: str, rest: str, admitted: bool, stored: bool) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    (tmp_path / "key.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    token = jwt.encode({"preferred_username": subject, "exp": 2**40}, key, "EdDSA").encode()
+    if stored and rest:
+        return
+    login = attempt("scram-sha-256" if stored else f"jwt key={tmp_path}/key.pem {rest}")
+    login = replace(login, knobs=replace(login.knobs, ident_maps=parse_ident("m /^(.*)@example\\.com$ \\1")))
+    secret = TokenKeySecret(f"{tmp_path}/key.pem") if stored else None
+    outcome, _ = meet(login, secret, token)
+    if admitted:
+        assert (outcome.get().method, outcome.get().system_user) == ("jwt", subject)
+        assert outcome.get().password is None
+    else:
+        assert isinstance(outcome.error, LoginRefused)
+    assert isinstance(meet(login, secret, token[:-8])[0].error, LoginRefused)
+
+
+def test_trust_lets_everybody_in_whatever_is_stored() -> None:
+    for secret in (PamSecret("denies"), TokenKeySecret("/nowhere")):
+        assert run_script(authenticate(attempt("trust")), finds(secret)).method == "trust"
 
 
 # Clients that do not keep to the protocol.

@@ -364,6 +364,9 @@ BAD_LINES = [
     ("host all all all ldap ldapserver=a ldapbasedn=y ldapport=0", "invalid LDAP port"),
     ("host all all all ldap ldapserver=a ldapbasedn=y ldapscheme=http", "invalid ldapscheme"),
     ("host all all all ldap ldapserver=a ldapbasedn=y ldaptls=2", "invalid value for ldaptls"),
+    ("host all all all jwt", 'requires argument "key" or "jwks"'),
+    ("host all all all oauth jwks=x", 'requires arguments "issuer" and "scope"'),
+    ("host all all all oauth jwks=x issuer=a scope=b validator=c", 'unrecognized authentication option "validator"'),
     ("host @nothing all all md5", "could not open file"),
     ("include nothing", "could not open file"),
 ]
