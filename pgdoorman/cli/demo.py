@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -130,40 +129,40 @@ def _free_port_from(first: int) -> int:
 def _pooler(
     command: Sequence[str], postgres: EmbeddedPostgres, port: int
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The pooler's process and its log."""
-    with tempfile.TemporaryDirectory(prefix="pgdoorman-demo-") as name:
-        directory = Path(name)
-        config, log = directory / "pgdoorman.toml", directory / "pgdoorman.log"
-        config.write_text(
-            _CONFIG.format(
-                host=json.dumps(_HOST),
-                port=port,
-                socket_directory=json.dumps(str(postgres.directory)),
-                server_port=postgres.port,
-                password=_PASSWORD,
-                pool_size=_POOL_SIZE,
-            )
+    """The pooler's process and its log, which goes the way of PostgreSQL's own files."""
+    directory = postgres.directory / "pgdoorman"
+    directory.mkdir(mode=0o700)  # the configuration has passwords in it
+    config, log = directory / "pgdoorman.toml", directory / "pgdoorman.log"
+    config.write_text(
+        _CONFIG.format(
+            host=json.dumps(_HOST),
+            port=port,
+            socket_directory=json.dumps(str(postgres.directory)),
+            server_port=postgres.port,
+            password=_PASSWORD,
+            pool_size=_POOL_SIZE,
         )
-        # Should we be killed, Linux stops the pooler for us.
-        setpriv = shutil.which("setpriv")
-        guard = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*guard, *command, config],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for us: the pooler stops before PostgreSQL does
-            )
+    )
+    # Should we be killed, Linux stops the pooler for us, and PostgreSQL's guardian the rest.
+    setpriv = shutil.which("setpriv")
+    guard = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*guard, *command, config],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C is for us: the pooler stops before PostgreSQL does
+        )
+    try:
+        yield process, log
+    finally:
+        process.terminate()
         try:
-            yield process, log
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _address(port: int, user: str, password: str, database: str) -> str:

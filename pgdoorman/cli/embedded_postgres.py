@@ -1,7 +1,7 @@
 """A PostgreSQL of one's own for a while: from a wheel, in a temporary directory, gone without a trace at the end.
 
-The server is a child of this process, not detached: Linux shuts it down if the thread that started it dies without
-saying goodbye. Under root it runs as an unprivileged user, since PostgreSQL refuses to run as root.
+A small guardian process ends the server and deletes its files if we die without saying goodbye. Under root the server
+runs as an unprivileged user, since PostgreSQL refuses to run as root.
 """
 
 import contextlib
@@ -35,6 +35,19 @@ _DEFAULTS = {
     # In files below the data directory: those in /dev/shm would outlive a server that was killed.
     "dynamic_shared_memory_type": "mmap",
 }
+
+# Waits for the end of its input, which is the end of us; $1 is the directory. That the process in the lock file works in
+# the data directory tells it from a later one of the same number. A parent-death signal would do for the server, but it
+# comes when the thread ends that started it, and it deletes no files.
+_GUARDIAN = """
+read -r _
+pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
+runs() { [ -n "$pid" ] && [ "$(readlink "/proc/$pid/cwd")" = "$1/data" ]; }
+if runs "$1"; then kill -INT "$pid"; fi
+for _ in $(seq 300); do runs "$1" || break; sleep 0.1; done
+if runs "$1"; then kill -KILL "$pid"; fi
+rm -rf "$1"
+"""
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -76,6 +89,7 @@ class EmbeddedPostgres:
         self._server_wheel = self._wheel
         self._account = _unprivileged_account() if os.geteuid() == 0 else None
         self._directory: Path | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     # --- what it is
@@ -123,6 +137,9 @@ class EmbeddedPostgres:
         """Makes the temporary directory and a data directory in it."""
         self._directory = Path(tempfile.mkdtemp(prefix="pgdoorman-"))
         try:
+            self._guardian = subprocess.Popen(
+                ["sh", "-c", _GUARDIAN, "guardian", self._directory], stdin=subprocess.PIPE, start_new_session=True
+            )
             self._directory.chmod(0o755)  # clients of other users want the socket
             if self._account is not None:
                 os.chown(self._directory, self._account.pw_uid, self._account.pw_gid)
@@ -192,6 +209,9 @@ class EmbeddedPostgres:
             self._remove_shared_memory()
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+            if self._guardian is not None:
+                self._guardian.communicate()  # closes its input, which lets it go
+                self._guardian = None
 
     # --- its use
 
@@ -281,8 +301,6 @@ class EmbeddedPostgres:
     def _start_on(self, port: int) -> None:
         command: list[str | Path] = [_program(self._server_wheel, "postgres"), "-D", self._data]
         command += ["-p", str(port), "-k", self.directory]
-        if setpriv := shutil.which("setpriv"):
-            command = [setpriv, "--pdeathsig", "INT", *command]
         with self._log_file.open("ab") as output:
             log_start = output.tell()
             process = self._spawn(command, output.fileno())

@@ -12,13 +12,7 @@ from pgdoorman.cli.gil import is_free_threaded
 from pgdoorman.config.load import load
 from pgdoorman.doorman.house import Doorman, gil_enabled, rules_of
 from pgdoorman.errors import ConfigError, PgDoormanError
-
-try:
-    from pgdoorman.logs import set_up
-except ImportError:
-    def set_up(f, l):
-        logging.basicConfig(level=l.upper().replace("WARN","WARNING").replace("TRACE","DEBUG"), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        return lambda: None
+from pgdoorman.logs import set_up
 
 EX_CONFIG = 78
 
@@ -47,13 +41,12 @@ def run(path: Path, log_level: str, log_format: str) -> int:
     except ConfigError as error:
         print(f"Config parse error: {error}", file=sys.stderr)
         return EX_CONFIG
-    logging_ended = set_up(log_format, log_level)
+    logs = set_up(log_format=log_format, level=log_level, syslog_name=settings.general.syslog_prog_name)
     try:
         if gil_enabled():
             reason = "was switched on by an import" if is_free_threaded() else "is part of this interpreter"
             log.warning("the GIL %s: only one thread runs at a time; use a free-threaded CPython 3.13 or later", reason)
-        house = Doorman(settings, path)
-        house.log_level = log_level
+        house = Doorman(settings, path, logs)
         try:
             house.open()
         except PgDoormanError as error:
@@ -63,4 +56,4 @@ def run(path: Path, log_level: str, log_format: str) -> int:
         house.wait()
         return 0
     finally:
-        logging_ended()
+        logs.close()

@@ -21,12 +21,16 @@ from pgdoorman.client.budget import Budget
 from pgdoorman.client.cancel_keys import CancelKeys
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
+from pgdoorman.config.changes import compare
+from pgdoorman.config.keys import Change
 from pgdoorman.config.load import load
+from pgdoorman.config.rows import rows
 from pgdoorman.config.settings import GeneralSettings, Settings
 from pgdoorman.control import ConfigRow, Identity, ReloadOutcome, ShutdownMode
 from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
 from pgdoorman.errors import PgDoormanError
+from pgdoorman.logs import Logs
 from pgdoorman.pool.pool import Surroundings, socket_options
 from pgdoorman.pool.registry import Registry
 from pgdoorman.runtime.acceptor import Acceptor
@@ -47,11 +51,11 @@ DESCRIPTORS_KEPT = 64  # for files, pipes and eventfds beside clients and backen
 class Doorman:
     """One running pooler. `open`, then `wait` until a signal or the console ends it."""
 
-    def __init__(self, settings: Settings, path: Path | None = None) -> None:
+    def __init__(self, settings: Settings, path: Path | None = None, logs: Logs | None = None) -> None:
         self.settings = settings
         self.path = path
         self.clock = time() - monotonic()
-        self.log_level = "info"
+        self._logs = logs
         general = settings.general
         self.serving = [Worker(f"worker-{index}", index) for index in range(general.worker_threads)]
         self.logins = [Worker(f"login-{index}", index) for index in range(general.login_workers)]
@@ -194,7 +198,7 @@ class Doorman:
                 return ReloadOutcome()
             settings = load(self.path)
             rules = rules_of(settings.general)
-            restart = self._needing_restart(settings)
+            restart = tuple(changed.key for changed in compare(self.settings, settings).need_restart)
             done = self.registry.apply(settings.effective_pools(), frozenset(settings.pools))
             self.desk.rules = rules
             self.desk.login_timeout = settings.general.client_login_timeout
@@ -214,11 +218,6 @@ class Doorman:
         for session in list(self.desk.sessions.values()):
             session.worker.post(session.follow)
 
-    def _needing_restart(self, settings: Settings) -> tuple[str, ...]:
-        keys = ("host", "port", "backlog", "worker_threads", "login_workers", "unix_socket_dir", "unix_socket_mode")
-        old, new = self.settings.general, settings.general
-        return tuple(f"general.{key}" for key in keys if getattr(old, key) != getattr(new, key))
-
     def _reload_by_signal(self) -> None:
         try:
             self.reload()
@@ -226,24 +225,28 @@ class Doorman:
             log.error("reload failed, nothing was changed: %s", error)
 
     def config_rows(self) -> Sequence[ConfigRow]:
-        """The settings in force, secrets left out."""
-        general = self.general
-        rows = []
-        for name in general.__dataclass_fields__:
-            value = getattr(general, name)
-            secret = "password" in name
-            rows.append(ConfigRow(key=name, value=None if secret else str(value), secret=secret))
-        return rows
+        """The settings in force; secrets have no value."""
+        return [
+            ConfigRow(
+                key=row.key,
+                value=row.value,
+                default=row.default,
+                changeable=row.change is not Change.RESTART,
+                secret=row.value == "***",
+                doc=row.meaning,
+            )
+            for row in rows(self.settings)
+        ]
+
+    @property
+    def log_level(self) -> str:
+        """The levels of the log, as `set_log_level` takes them."""
+        return self._logs.levels if self._logs is not None else "info"
 
     def set_log_level(self, text: str) -> None:
-        """Levels of the log, as the command line takes them. Raises ValueError."""
-        level = logging.getLevelNamesMapping().get(text.strip().upper())
-        if text.strip().lower() == "default":
-            level = logging.INFO
-        if level is None:
-            raise ValueError(f"unknown log level {text!r}; allowed are error, warn, info, debug")
-        logging.getLogger().setLevel(level)
-        self.log_level = text.strip().lower()
+        """Change the levels of the log: `info`, or `info,pool=debug`. Raises ConfigError."""
+        if self._logs is not None:
+            self._logs.set_levels(text)
 
     # Closing.
 

@@ -45,7 +45,7 @@ from pgdoorman.control import (
     UserRow,
 )
 from pgdoorman.doorman import reports
-from pgdoorman.errors import PgDoormanError, ShuttingDown
+from pgdoorman.errors import ConfigError, PgDoormanError, ShuttingDown
 from pgdoorman.pool.pool import Pool
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ class Operator:
     def set_log_level(self, filter_text: str) -> None:
         try:
             self._house.set_log_level(filter_text)
-        except ValueError as error:
+        except ConfigError as error:
             raise SettingRefused(str(error)) from error
 
     def reset_interner(self) -> None:
