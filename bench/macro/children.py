@@ -45,6 +45,7 @@ def spawn(
     log: Path,
     account: Account | None = None,
     environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a server in a session of its own, so that a Ctrl-C at the terminal reaches only us and we stop things in
     order. The kernel ends it if we are killed. Its output goes to `log`."""
@@ -60,6 +61,7 @@ def spawn(
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
+            cwd=directory,
             env={**os.environ, **(environment or {})},
         )
 

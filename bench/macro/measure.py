@@ -14,11 +14,14 @@ from bench.macro.families import Family
 from bench.macro.figures import Latency
 from bench.macro.pgbench import Load, Progress
 from bench.macro.poolers import Target
-from bench.macro.processes import ProcessGone, Usage, busy_seconds, resident_bytes, usage
+from bench.macro.processes import ProcessGone, Usage, busy_seconds, family_of, resident_bytes, usage
 from bench.macro.wire import Connection, WireError, copy_data
 
 STREAM_BUFFER = 256 * 1024
 MEMORY_POLL_SECONDS = 0.05
+LATE_SECONDS = 0.1
+REST_SECONDS = 0.2
+AT_REST = 0.1  # of one CPU; at 0.2 s and ticks of 10 ms less cannot be told
 COPY_BLOCKS = 160
 COPY_BLOCK = copy_data(b"x" * 1000 + b"\n", 64)
 STREAMS = {
@@ -120,12 +123,16 @@ def _own_seconds() -> float:
 def steady_costs(progress: list[Progress], samples: list[Usage]) -> PerTransaction | None:
     """Costs per transaction between the first and the last progress line; None if there are not two.
 
-    Time is taken from the arrival of the lines, where the samples were taken, not from what is printed in them.
+    The time that counts is that of the samples. A sample that was taken late, because nobody let us run, is left out:
+    the rate of the line does not hold for it, and behind the last line there is no load any more.
     """
-    if len(progress) < 2:
+    timely = [
+        (line, sample) for line, sample in zip(progress, samples, strict=True) if sample.at - line.at < LATE_SECONDS
+    ]
+    if len(timely) < 2:
         return None
-    begin, end = samples[0], samples[-1]
-    transactions = sum(later.tps * (later.at - earlier.at) for earlier, later in pairwise(progress))
+    begin, end = timely[0][1], timely[-1][1]
+    transactions = sum(line.tps * (sample.at - before.at) for (_, before), (line, sample) in pairwise(timely))
     if not transactions:
         return None
     return PerTransaction(
@@ -136,15 +143,32 @@ def steady_costs(progress: list[Progress], samples: list[Usage]) -> PerTransacti
     )
 
 
+def wait_until_idle(target: Target, at_most: float) -> None:
+    """Return when the target has come to rest: what it does after its clients have gone is not to be charged to, or to
+    disturb, what is measured next. `at_most` seconds; raises ProcessGone."""
+    if target.pid is None:
+        return
+    deadline = time.monotonic() + at_most
+    before = usage(target.pid).cpu
+    while time.monotonic() < deadline:
+        time.sleep(REST_SECONDS)
+        now = usage(target.pid).cpu
+        if now - before <= REST_SECONDS * AT_REST:
+            return
+        before = now
+
+
 def load(program: Path, target: Target, work: Load, scratch: Path, beside: Bystanders) -> LoadResult:
     """Run pgbench once. Raises PgbenchFailed or ProcessGone."""
     progress: list[Progress] = []
     samples: list[Usage] = []
 
+    members = family_of(target.pid) if target.pid else ()
+
     def on_progress(line: Progress) -> None:
         progress.append(line)
         if target.pid:
-            samples.append(usage(target.pid))
+            samples.append(usage(target.pid, members))
 
     start = beside.sample(target)
     report = pgbench.run(program, target.address, work, scratch, on_progress)

@@ -70,7 +70,6 @@ class Options:
     server: Peer | None
     postgres_port: int
     patience: int
-    nice: int
     json: Path | None
 
     @property
@@ -136,7 +135,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--workers", type=int, default=2, help="pgdoorman's worker_threads (default 2)")
     add("--patience", type=int, default=0, metavar="N", help="repeat a disturbed run up to N times (default 0)")
-    add("--nice", type=int, default=0, help="run everything at this niceness; below 0 only as root (default 0)")
     add("--cpus", type=int, default=2, help="CPUs for everything together, 0 for all (default 2)")
     add("--idle-clients", type=int, default=1000, help="clients of the idle-memory families (default 1000)")
     add("--ratio-pool", type=int, default=20, help="backends of the ratio family (default 20)")

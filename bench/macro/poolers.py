@@ -185,8 +185,8 @@ def doorman(setup: Setup, options: Options, environment: Mapping[str, str] | Non
     config.write_text(doorman_settings(setup, options, address.port))
     log = directory / "log"
     command = [sys.executable, "-X", "gil=0", "-m", "pgdoorman", str(config)]
-    search = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    process = spawn(command, log=log, environment={"PYTHONPATH": search, **(environment or {})})
+    # Of this tree, wherever the benchmark was started and whatever is installed: -m looks in its directory first.
+    process = spawn(command, log=log, environment=environment, directory=REPOSITORY)
     with _running(process, address, log):
         yield Target("pgdoorman", address, process.pid, _tree_version(), True, log)
 

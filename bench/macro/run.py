@@ -26,6 +26,7 @@ from bench.macro.wire import WireError
 
 FAILURES = (PgbenchFailed, ProcessGone, WireError, OSError)
 WARM_UP_SECONDS = 1
+REST_AT_MOST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,23 +126,27 @@ class Bench:
         self._in_rounds(f"{family.name}, {clients} clients", targets, house.options.rounds, once)
         return measured
 
+    def _load(self, target: Target, work: Load) -> measure.LoadResult:
+        house = self.house
+        result = measure.load(house.pgbench, target, work, house.scratch, house.beside)
+        measure.wait_until_idle(target, REST_AT_MOST_SECONDS)
+        return result
+
     def _undisturbed(self, target: Target, work: Load) -> measure.LoadResult:
         """The run, or the least disturbed of several if foreign programs kept the CPUs busy."""
-        house = self.house
-        best = measure.load(house.pgbench, target, work, house.scratch, house.beside)
-        for _ in range(house.options.patience):
+        best = self._load(target, work)
+        for _ in range(self.house.options.patience):
             if (best.foreign or 0.0) <= report.DISTURBED:
                 break
-            again = measure.load(house.pgbench, target, work, house.scratch, house.beside)
+            again = self._load(target, work)
             best = min(best, again, key=lambda result: result.foreign or 0.0)
         return best
 
     def _warm_up(self, targets: tuple[Target, ...], family: Family, clients: int) -> None:
         work = Load(family, clients, WARM_UP_SECONDS)
-        house = self.house
 
         def once(target: Target, _number: int) -> None:
-            measure.load(house.pgbench, target, work, house.scratch, house.beside)
+            self._load(target, work)
 
         self._in_rounds("warm-up", targets, 1, once)
 
@@ -243,8 +248,6 @@ def main(options: Options) -> int:
         signal.signal(number, _end_by_signal)
     _raise_descriptor_limit()
     os.sched_setaffinity(0, chosen_cpus(options.cpus))
-    if options.nice:
-        os.nice(options.nice)
     with ExitStack() as stack:
         try:
             house = _open_house(options, stack)

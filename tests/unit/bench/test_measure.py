@@ -9,7 +9,11 @@ from bench.macro.processes import Usage
 
 def test_costs_are_those_between_the_first_and_the_last_line() -> None:
     progress = [Progress(10.0, 7.0), Progress(11.0, 1000.0), Progress(12.5, 2000.0)]
-    samples = [Usage(5.0, 5.0, 100, 10, 0, 1), Usage(5.5, 6.0, 999, 99, 0, 1), Usage(5.04, 5.08, 4100, 210, 0, 1)]
+    samples = [
+        Usage(10.01, 5.0, 5.0, 100, 10, 0, 1),
+        Usage(11.01, 5.5, 6.0, 999, 99, 0, 1),
+        Usage(12.51, 5.04, 5.08, 4100, 210, 0, 1),
+    ]
     costs = steady_costs(progress, samples)
     assert costs is not None
     # 1 s at 1000 and 1.5 s at 2000 make 4000 transactions.
@@ -21,9 +25,17 @@ def test_costs_are_those_between_the_first_and_the_last_line() -> None:
 
 
 def test_one_line_gives_no_costs() -> None:
-    assert steady_costs([Progress(1.0, 5.0)], [Usage(0.0, 0.0, 0, 0, 0, 1)]) is None
+    assert steady_costs([Progress(1.0, 5.0)], [Usage(1.0, 0.0, 0.0, 0, 0, 0, 1)]) is None
 
 
 def test_a_standstill_gives_no_costs() -> None:
-    samples = [Usage(0.0, 0.0, 0, 0, 0, 1)] * 2
+    samples = [Usage(1.0, 0.0, 0.0, 0, 0, 0, 1), Usage(2.0, 0.0, 0.0, 0, 0, 0, 1)]
     assert steady_costs([Progress(1.0, 5.0), Progress(2.0, 0.0)], samples) is None
+
+
+def test_a_sample_that_came_late_is_left_out() -> None:
+    progress = [Progress(1.0, 9.0), Progress(2.0, 1000.0), Progress(3.0, 2000.0)]
+    samples = [Usage(at, cpu, 0.0, 0, 0, 0, 1) for at, cpu in ((1.0, 0.0), (2.9, 9.0), (3.0, 0.04))]
+    costs = steady_costs(progress, samples)
+    assert costs is not None
+    assert costs.user == pytest.approx(10.0)  # two seconds at the rate of the line that ends them
