@@ -99,6 +99,8 @@ def doorman_settings(setup: Setup, options: Options, port: int) -> str:
         f"worker_threads = {options.workers}",
         f"max_connections = {setup.most_clients + 100}",
         'query_wait_timeout = "60s"',
+        "log_client_connections = false",
+        "log_client_disconnections = false",
         'pg_hba = {content = "host all all 127.0.0.1/32 trust"}',
         *options.doorman_options,
     ]
