@@ -17,6 +17,7 @@ from typing import Literal
 from pgdoorman.auth.addresses import Neighbourhood
 from pgdoorman.auth.hba import NO_OPTIONS, Explanation, HbaQuestion, HbaRule, HbaRules, Method, decide
 from pgdoorman.auth.ident import NO_MAPS, IdentMaps
+from pgdoorman.auth.ldap_settings import LdapSettings
 from pgdoorman.auth.md5 import md5_answer, md5_digest
 from pgdoorman.auth.neighbourhood import SystemNeighbourhood
 from pgdoorman.auth.pam import PamQuestion, pam_refusal
@@ -176,6 +177,8 @@ class _ClientLogin:
                 return self._identified("trust", (yield from self._existing()), "")
             case Method.PAM:
                 return (yield from self._pam(self._options.get("pamservice", self._attempt.knobs.pam_service)))
+            case Method.LDAP:
+                return (yield from self._ldap(LdapSettings.from_options(self._options)))
             case Method.JWT:
                 return (yield from self._token(TokenRules.from_options(self._options)))
         secret: StoredSecret | None = yield FindSecret(self._attempt.user, self._attempt.database)
@@ -301,6 +304,20 @@ class _ClientLogin:
         if reason:
             raise LoginRefused(f'PAM authentication failed for user "{attempt.user}"', reason)
         return ClientIdentity(attempt.user, "pam", self._rule, password=password)
+
+    def _ldap(self, settings: LdapSettings) -> Dialogue[ClientIdentity]:
+        user = self._attempt.user
+        password = yield from self._ask_password()
+
+        def work() -> str:
+            from pgdoorman.auth.ldap import ldap_refusal  # noqa: PLC0415 - heavy, and most houses have no LDAP
+
+            return ldap_refusal(settings, user, password)
+
+        reason = yield from offload(work)
+        if reason:
+            raise LoginRefused(f'LDAP authentication failed for user "{user}"', reason)
+        return ClientIdentity(user, "ldap", self._rule, password=password)
 
     def _token(self, rules: TokenRules) -> Dialogue[ClientIdentity]:
         attempt = self._attempt

@@ -20,6 +20,7 @@ from pgdoorman.auth.addresses import (
     cidr_mask,
     parse_address,
 )
+from pgdoorman.auth.ldap_settings import LdapSettings
 from pgdoorman.auth.neighbourhood import SystemNeighbourhood
 from pgdoorman.auth.patterns import compile_pattern, search
 from pgdoorman.auth.rule_files import Field, ReadFile, RuleLine, Token, read_file, read_rules
@@ -588,6 +589,7 @@ _LDAP_OPTIONS: Final = frozenset(
         "ldapbasedn",
         "ldapprefix",
         "ldapsuffix",
+        "ldapcafile",
     }
 )
 _TOKEN_OPTIONS: Final = frozenset({"key", "jwks", "audience", "issuer", "claim"})
@@ -609,7 +611,10 @@ def parse_options(line: RuleLine, connection: Connection, method: Method, tokens
         _check_option(line, connection, method, name, value)
         options[name] = value
     if method is Method.LDAP:
-        _check_ldap(line, options)
+        try:
+            LdapSettings.from_options(options)
+        except ValueError as error:
+            raise line.error(str(error)) from None
     if method in (Method.JWT, Method.OAUTH) and not options.keys() & {"key", "jwks"}:
         raise line.error(f'authentication method "{method.value}" requires argument "key" or "jwks" to be set')
     if method is Method.OAUTH and not {"issuer", "scope"} <= options.keys():
@@ -638,24 +643,5 @@ def _check_option(line: RuleLine, connection: Connection, method: Method, name: 
 
 
 def _check_value(line: RuleLine, name: str, value: str) -> None:
-    if name == "ldapport" and not (value.isascii() and value.isdigit() and len(value) < 6 and 0 < int(value) < 65536):
-        raise line.error(f'invalid LDAP port number: "{value}"')
-    if name == "ldapscheme" and value not in ("ldap", "ldaps"):
-        raise line.error(f'invalid ldapscheme value: "{value}"')
     if name in ("ldaptls", "pam_use_hostname") and value not in ("0", "1"):
         raise line.error(f'invalid value for {name}: "{value}"')
-
-
-def _check_ldap(line: RuleLine, options: Mapping[str, str]) -> None:
-    searching = {"ldapbasedn", "ldapbinddn", "ldapbindpasswd", "ldapsearchattribute", "ldapsearchfilter", "ldapurl"}
-    if options.keys() & {"ldapprefix", "ldapsuffix"}:
-        if options.keys() & (searching - {"ldapurl"}):
-            raise line.error("cannot mix options for simple bind and search+bind modes")
-    elif not options.keys() & {"ldapbasedn", "ldapurl"}:
-        raise line.error(
-            'authentication method "ldap" requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix" to be set'
-        )
-    if {"ldapsearchattribute", "ldapsearchfilter"} <= options.keys():
-        raise line.error("cannot use ldapsearchattribute together with ldapsearchfilter")
-    if not options.keys() & {"ldapserver", "ldapurl"}:
-        raise line.error('authentication method "ldap" requires argument "ldapserver" or "ldapurl" to be set')

@@ -354,7 +354,9 @@ BAD_LINES = [
     ("hostssl all all all cert clientcert=verify-ca", 'clientcert only accepts "verify-full"'),
     ("host all all all md5 clientname=CN", "not on a hostssl row"),
     ("hostssl all all all cert clientname=XX", "invalid value for clientname"),
-    ("host all all all ldap", 'requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix"'),
+    ("host all all all ldap", 'requires argument "ldapserver" or "ldapurl"'),
+    ("host all all all ldap ldapserver=a", 'requires argument "ldapbasedn", "ldapprefix", or "ldapsuffix"'),
+    ("host all all all ldap ldapurl=http://a/b", "could not parse LDAP URL"),
     ("host all all all ldap ldapprefix=x", 'requires argument "ldapserver"'),
     ("host all all all ldap ldapserver=a ldapprefix=x ldapbasedn=y", "cannot mix options"),
     (
