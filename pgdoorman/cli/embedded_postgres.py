@@ -36,9 +36,9 @@ _DEFAULTS = {
     "dynamic_shared_memory_type": "mmap",
 }
 
-# Waits for the end of its input, which is the end of us; $1 is the directory. That the process in the lock file works in
-# the data directory tells it from a later one of the same number. A parent-death signal would do for the server, but it
-# comes when the thread ends that started it, and it deletes no files.
+# Waits for the end of its input, which is the end of us. $1 is the directory. That the process in the lock file works
+# in the data directory tells it from a later one of the same number. A parent-death signal would do for the server, but
+# it comes when the thread ends that started it, and it deletes no files.
 _GUARDIAN = """
 read -r _
 pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +64,7 @@ class _Demo:
             text=True,
             env={**os.environ, "TMPDIR": str(self.temporary)},
         )
-        self._guard = threading.Timer(60, self._process.kill)
+        self._guard = threading.Timer(100, self._process.kill)
         self._guard.start()
 
     def read_until(self, pattern: str) -> str:
@@ -173,6 +174,19 @@ def test_a_pooler_that_ends_is_an_error_with_its_log(room: Path, port: int) -> N
     assert "the relay's own log" in demo.text
     assert "Traceback" not in demo.text
     assert list(demo.temporary.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_killed_demo(room: Path, port: int) -> None:
+    demo = _Demo(room, port, _relay(room))
+    try:
+        ids = _try_out(demo, port)
+        assert demo.end(signal.SIGKILL) == -signal.SIGKILL
+        deadline = time.monotonic() + 30
+        while any(map(_is_running, ids)) or list(demo.temporary.iterdir()):
+            assert time.monotonic() < deadline, list(demo.temporary.iterdir())
+            time.sleep(0.05)
+    finally:
+        demo.close()
 
 
 def test_a_second_interrupt_does_not_disturb_the_clearing_up(room: Path, port: int) -> None:

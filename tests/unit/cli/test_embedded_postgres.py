@@ -31,6 +31,12 @@ def _is_gone(process_id: int) -> bool:
     return state == "Z"
 
 
+def _children() -> set[str]:
+    """Ids of the processes that we started and have not yet collected."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {child for task in tasks for child in (task / "children").read_text().split()}
+
+
 @pytest.fixture
 def server() -> Iterator[EmbeddedPostgres]:
     with EmbeddedPostgres() as server:
@@ -39,15 +45,18 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.mark.parametrize("version", WHEELS)
 def test_answers_and_leaves_nothing_behind(version: int) -> None:
+    before = _children()
     with EmbeddedPostgres(version) as server:
         assert server.execute("show server_version_num")[:2] == str(version)
         directory, process_id = server.directory, server.process_id
         assert process_id is not None
+        assert len(_children() - before) == 2, "a server and its guardian"
         with socket.create_connection((server.host, server.port), timeout=5):
             pass
     assert not directory.exists()
     assert _is_gone(process_id)
     assert server.process_id is None
+    assert _children() == before
 
 
 def test_settings_are_quoted_and_hba_is_its_own() -> None:
@@ -129,6 +138,7 @@ def test_dies_with_the_process_that_started_it() -> None:
         import time
         from pgdoorman.cli.embedded_postgres import EmbeddedPostgres
         with EmbeddedPostgres() as server:
+            server.execute("select 1")
             print(server.process_id, server.directory, flush=True)
             time.sleep(600)
     """
@@ -141,10 +151,9 @@ def test_dies_with_the_process_that_started_it() -> None:
         parent.wait()
         parent.stdout.close()
     deadline = time.monotonic() + 30
-    while not _is_gone(int(process_id)):
-        assert time.monotonic() < deadline, "the server outlives its killed parent"
+    while not _is_gone(int(process_id)) or Path(directory).exists():
+        assert time.monotonic() < deadline, "the server, or its files, outlive its killed parent"
         time.sleep(0.05)
-    shutil.rmtree(directory)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has a home that its PostgreSQL may not enter")
