@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pgdoorman.auth import oauth
 from pgdoorman.auth.addresses import Neighbourhood
 from pgdoorman.auth.hba import NO_OPTIONS, Explanation, HbaQuestion, HbaRule, HbaRules, Method, decide
 from pgdoorman.auth.ident import NO_MAPS, IdentMaps
@@ -43,7 +44,7 @@ from pgdoorman.auth.secrets import (
     same_bytes,
 )
 from pgdoorman.auth.tokens import TokenKeys, TokenRefused, TokenRules
-from pgdoorman.errors import AuthenticationFailed, AuthorizationDenied
+from pgdoorman.errors import AuthenticationFailed, AuthorizationDenied, ProtocolViolation
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.dialogue import Dialogue, FindSecret, Send, offload, receive
@@ -181,6 +182,8 @@ class _ClientLogin:
                 return (yield from self._ldap(LdapSettings.from_options(self._options)))
             case Method.JWT:
                 return (yield from self._token(TokenRules.from_options(self._options)))
+            case Method.OAUTH:
+                return (yield from self._oauth())
         secret: StoredSecret | None = yield FindSecret(self._attempt.user, self._attempt.database)
         match secret:
             case PamSecret(service):
@@ -331,6 +334,32 @@ class _ClientLogin:
             )
         return ClientIdentity(attempt.user, "jwt", self._rule, system_user=subject)
 
+    def _oauth(self) -> Dialogue[ClientIdentity]:
+        attempt = self._attempt
+        yield Send(wire.sasl([oauth.MECHANISM]))
+        mechanism, first = yield from self._read_initial_response(oauth.MAX_MESSAGE)
+        if mechanism != oauth.MECHANISM:
+            raise ProtocolViolation("client selected an invalid SASL authentication mechanism")
+        try:
+            subject = yield from self._bearer(oauth.parse_client_message(first))
+        except LoginRefused:
+            yield Send(wire.sasl_continue(oauth.refusal(self._options)))
+            answer = yield from receive(bytes((codes.PASSWORD,)), 64)
+            if answer.body != oauth.ACKNOWLEDGEMENT:
+                raise ProtocolViolation("malformed OAUTHBEARER message: an acknowledgement expected") from None
+            raise
+        return ClientIdentity(attempt.user, "oauth", self._rule, system_user=subject)
+
+    def _bearer(self, token: bytes | None) -> Dialogue[str]:
+        attempt = self._attempt
+        message = f'OAuth bearer authentication failed for user "{attempt.user}"'
+        if token is None:
+            raise LoginRefused(message, "the client asked where tokens come from")
+        subject = yield from self._judge(token, TokenRules.from_options(self._options), message)
+        if not attempt.knobs.ident_maps.admits(self._options.get("map", ""), subject, attempt.user):
+            raise LoginRefused(message, f'the token is for "{subject}"')
+        return subject
+
     def _judge(self, token: bytes, rules: TokenRules, message: str) -> Dialogue[str]:
         keys = self._attempt.knobs.token_keys
 
@@ -367,14 +396,8 @@ class _ClientLogin:
         known = secret if isinstance(secret, ScramSecret) else None
         shown = known or made.pretended(user)
         yield Send(wire.sasl(offered_mechanisms(bindings)))
-        message = yield from receive(bytes((codes.PASSWORD,)), MAX_MESSAGE + 64)
-        mechanism, first = wire.parse_sasl_initial_response(message.body)
+        mechanism, first = yield from self._read_initial_response(MAX_MESSAGE)
         exchange = ServerExchange(mechanism, bindings)
-        if first is None:
-            # The RFC's long form: the client waits for an empty challenge before it says anything.
-            yield Send(wire.sasl_continue(b""))
-            message = yield from receive(bytes((codes.PASSWORD,)), MAX_MESSAGE + 4)
-            first = message.body
         yield Send(wire.sasl_continue(exchange.first(first, shown.salt, shown.iterations)))
         message = yield from receive(bytes((codes.PASSWORD,)), MAX_MESSAGE + 4)
         claim = exchange.final(message.body)
@@ -400,6 +423,17 @@ class _ClientLogin:
             return remembered
         self._derived = True
         return (yield from offload(lambda: made.derive(user, password)))
+
+    def _read_initial_response(self, limit: int) -> Dialogue[tuple[str, bytes]]:
+        """Mechanism and first message, which is to have at most `limit` bytes."""
+        message = yield from receive(bytes((codes.PASSWORD,)), limit + 64)
+        mechanism, first = wire.parse_sasl_initial_response(message.body)
+        if first is None:
+            # The RFC's long form: the client waits for an empty challenge before it says anything.
+            yield Send(wire.sasl_continue(b""))
+            message = yield from receive(bytes((codes.PASSWORD,)), limit + 4)
+            first = message.body
+        return mechanism, first
 
     # Failing.
 

@@ -189,6 +189,10 @@ def _check_names(claims: Mapping[str, Any], rules: TokenRules) -> None:
     named = audience if isinstance(audience, list) else [audience]
     if rules.audiences and not any(wanted in named for wanted in rules.audiences):
         raise TokenRefused("the token is for another audience")
+    granted = claims.get("scope", claims.get("scp", ()))
+    scopes = granted.split() if isinstance(granted, str) else granted
+    if rules.scopes and not (isinstance(scopes, list) and set(rules.scopes) <= {str(scope) for scope in scopes}):
+        raise TokenRefused("the token lacks a scope")
 
 
 def token_user(claims: Mapping[str, Any], claim: str) -> str:

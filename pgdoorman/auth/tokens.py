@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from pgdoorman.auth.oauth import issuer_name
 from pgdoorman.errors import ConfigError, PgDoormanError
 
 DEFAULT_CLAIM: Final = "preferred_username"
@@ -26,12 +27,14 @@ class TokenRefused(PgDoormanError):
 @dataclass(frozen=True, slots=True)
 class TokenRules:
     """What a token must look like. `keys` is the path of a PEM file (public key or certificate), of a JWKS file, or of
-    a directory of PEM files called by their key id. With `audiences` or `issuer` the token must name one of them."""
+    a directory of PEM files called by their key id. With `audiences` or `issuer` the token must name one of them, and
+    it must have all of `scopes`."""
 
     keys: str
     claim: str = DEFAULT_CLAIM
     audiences: tuple[str, ...] = ()
     issuer: str = ""
+    scopes: tuple[str, ...] = ()
     leeway: float = LEEWAY
 
     @classmethod
@@ -42,7 +45,8 @@ class TokenRules:
             options.get("key") or options.get("jwks", ""),
             options.get("claim") or DEFAULT_CLAIM,
             audiences,
-            options.get("issuer", ""),
+            issuer_name(options.get("issuer", "")),
+            tuple(options.get("scope", "").split()),
         )
 
 

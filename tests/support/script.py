@@ -89,9 +89,10 @@ def run_script[T](dialogue: Dialogue[T], *steps: Step) -> T:
     """
     happened: list[str] = []
     answer: Any = None
+    failure: PgDoormanError | None = None
     for number in range(len(steps) + 1):
         try:
-            asked = dialogue.send(answer)
+            asked = dialogue.throw(failure) if failure else dialogue.send(answer)
         except StopIteration as end:
             if number < len(steps):
                 raise AssertionError(_diff(steps, [*happened, "returns"])) from None
@@ -101,8 +102,15 @@ def run_script[T](dialogue: Dialogue[T], *steps: Step) -> T:
             dialogue.close()
             raise AssertionError(_diff(steps, [*happened, _line(asked)]))
         happened.append(steps[number].line)
-        answer = steps[number].answer(asked)
+        answer, failure = _answer(steps[number], asked)
     raise AssertionError("unreachable")
+
+
+def _answer(step: Step, asked: Question) -> tuple[Any, PgDoormanError | None]:
+    try:
+        return step.answer(asked), None
+    except PgDoormanError as error:
+        return None, error
 
 
 def _line(asked: Question) -> str:

@@ -638,7 +638,7 @@ def test_a_mechanism_that_was_not_offered(mechanism: str) -> None:
         max_size=4,
     ).map(b"".join),
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_whatever_a_client_says_it_gets_a_clean_error(method: str, kind: str, said: bytes) -> None:
     started = time.monotonic()
     outcome = drive(authenticate(attempt(method)), said, always(SECRETS[kind]))
