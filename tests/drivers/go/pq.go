@@ -197,13 +197,13 @@ func registerPq() {
 	check("cancel_by_context", func(ctx context.Context) {
 		db := pqOpen(2, "")
 		defer db.Close()
-		for range 5 {
-			short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		for range 3 {
+			short, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
 			started := time.Now()
 			_, err := db.ExecContext(short, "select pg_sleep(20)")
 			cancel()
 			truth(err != nil, "no error from a query whose context ended")
-			truth(time.Since(started) < 3*time.Second, "the cancel took %v", time.Since(started))
+			truth(time.Since(started) < 8*time.Second, "the cancel took %v", time.Since(started))
 			equal(pqValue[int](ctx, db, "select 1"), 1)
 		}
 	})

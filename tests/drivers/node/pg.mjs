@@ -402,18 +402,18 @@ check("notify_self_in_transaction", () =>
 
 check("cancel_running_query", () =>
   withClient(async (client) => {
-    for (let i = 0; i < 5; i++) {
+    for (let i = 0; i < 3; i++) {
       const query = new pg.Query("select pg_sleep(20)");
       const failed = new Promise((resolve) => {
         query.on("error", resolve);
         query.on("end", () => resolve(new Error("the query ended well")));
       });
       client.query(query);
-      await sleep(150);
+      await sleep(400);
       const started = Date.now();
       new pg.Client().cancel(client, query);
-      assert.equal((await within(5000, failed, "the end of a cancelled query")).code, "57014");
-      assert.ok(Date.now() - started < 3000, "the cancel took more than 3 s");
+      assert.equal((await within(9000, failed, "the end of a cancelled query")).code, "57014");
+      assert.ok(Date.now() - started < 8000, "the cancel took more than 8 s");
       await sleep(50);
       assert.equal(await value(client, "select 1"), 1);
     }

@@ -346,17 +346,17 @@ async def listeners() -> None:
 @check("cancel_by_timeout")
 async def cancel_by_timeout() -> None:
     async with connected() as conn:
-        for i in range(5):
+        for i in range(3):
             started = time.monotonic()
             try:
-                await conn.fetchval("select pg_sleep(20)", timeout=0.15)
+                await conn.fetchval("select pg_sleep(20)", timeout=0.4)
                 raise AssertionError("no timeout")
             except TimeoutError:
                 pass
-            assert time.monotonic() - started < 3, "the cancel took more than 3 s"
+            assert time.monotonic() - started < 8, "the cancel took more than 8 s"
             equal(await conn.fetchval("select $1::int4", i), i)
         task = asyncio.ensure_future(conn.execute("select pg_sleep(20)"))
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.4)
         task.cancel()
         try:
             await task

@@ -248,12 +248,12 @@ def asynchronous_connection() -> None:
 @check("cancel")
 def cancel() -> None:
     with connected() as conn:
-        for _ in range(5):
-            timer = threading.Timer(0.15, conn.cancel)
+        for _ in range(3):
+            timer = threading.Timer(0.4, conn.cancel)
             timer.start()
             started = time.monotonic()
             refused("57014", run, conn, "select pg_sleep(20)")
-            assert time.monotonic() - started < 3, "the cancel took more than 3 s"
+            assert time.monotonic() - started < 8, "the cancel took more than 8 s"
             timer.join()
             time.sleep(0.05)
             equal(value(conn, "select 1"), 1)

@@ -188,21 +188,21 @@ def pipeline() -> None:
 def pipeline_error_in_middle() -> None:
     with connect() as conn:
         run(conn, "drop table if exists pg3_pipe", "create table pg3_pipe (id int primary key)")
+        # Which call raises depends on how soon the answers come; what is left in the table does not.
         for _ in range(4):
-            with conn.pipeline() as batch:
+            with raising(psycopg.errors.UniqueViolation), conn.pipeline():
                 conn.execute("insert into pg3_pipe values (1)")
                 conn.execute("insert into pg3_pipe values (1)")
-                aborted = conn.execute("insert into pg3_pipe values (2)")
-                refused("23505", batch.sync)
-                try:
-                    aborted.fetchone()
-                    raise AssertionError("a statement behind the failed one succeeded")
-                except psycopg.Error:
-                    pass
+                conn.execute("insert into pg3_pipe values (2)")
+            equal(value(conn, "select count(*) from pg3_pipe"), 0)
+            with raising(psycopg.errors.UniqueViolation), conn.pipeline() as batch:
                 conn.execute("insert into pg3_pipe values (3)")
                 batch.sync()
-                equal(conn.execute("select array_agg(id) from pg3_pipe").fetchone()[0], [3])
-                conn.execute("delete from pg3_pipe")
+                conn.execute("insert into pg3_pipe values (4)")
+                conn.execute("insert into pg3_pipe values (3)")
+                conn.execute("insert into pg3_pipe values (5)")
+            equal(value(conn, "select array_agg(id) from pg3_pipe"), [3])
+            run(conn, "delete from pg3_pipe")
         with conn.transaction(), conn.pipeline():
             for i in range(50):
                 conn.execute("insert into pg3_pipe values (%s)", [i])
@@ -399,12 +399,12 @@ def listen_while_idle() -> None:
 @check("cancel")
 def cancel() -> None:
     with connect() as conn:
-        for way in ("cancel", "cancel_safe") * 3:
-            timer = threading.Timer(0.15, getattr(conn, way))
+        for way in ("cancel", "cancel_safe") * 2:
+            timer = threading.Timer(0.4, getattr(conn, way))
             timer.start()
             started = time.monotonic()
             refused("57014", conn.execute, "select pg_sleep(20)")
-            assert time.monotonic() - started < 3, "the cancel took more than 3 s"
+            assert time.monotonic() - started < 8, "the cancel took more than 8 s"
             timer.join()
             time.sleep(0.05)
             equal(value(conn, "select 1"), 1)
@@ -665,7 +665,7 @@ async def async_cancelled_task() -> None:
     async with conn:
         for _ in range(4):
             try:
-                await asyncio.wait_for(conn.execute("select pg_sleep(20)"), 0.15)
+                await asyncio.wait_for(conn.execute("select pg_sleep(20)"), 0.4)
                 raise AssertionError("no timeout")
             except TimeoutError:
                 pass
@@ -702,7 +702,7 @@ def protocol_3_2() -> None:
         raise NotHere(f"libpq {psycopg.pq.version() // 10000} does not know it")
     with connect(max_protocol_version="latest") as conn:
         equal(value(conn, "select 1"), 1)
-        timer = threading.Timer(0.15, conn.cancel_safe)
+        timer = threading.Timer(0.4, conn.cancel_safe)
         timer.start()
         refused("57014", conn.execute, "select pg_sleep(20)")
 

@@ -498,16 +498,16 @@ async fn main() {
 
     c.check("cancel", async || {
         let client = connect().await;
-        for _ in 0..5 {
+        for _ in 0..3 {
             let token = client.cancel_token();
             let started = Instant::now();
             let (outcome, cancelled) = tokio::join!(client.batch_execute("select pg_sleep(20)"), async {
-                sleep(150).await;
+                sleep(400).await;
                 token.cancel_query(NoTls).await
             });
             cancelled.unwrap();
             refused(outcome, "57014");
-            assert!(started.elapsed() < Duration::from_secs(3), "the cancel took {:?}", started.elapsed());
+            assert!(started.elapsed() < Duration::from_secs(8), "the cancel took {:?}", started.elapsed());
             sleep(50).await;
             assert_eq!(number(&client, "select 1", &[]).await, 1);
         }
