@@ -40,9 +40,11 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One progress line: when it arrived (monotonic seconds) and the rate since the one before."""
+    """One progress line: when it arrived (monotonic seconds), what it says of the time since the beginning, and the
+    rate since the line before."""
 
     at: float
+    elapsed: float
     tps: float
 
 
@@ -71,7 +73,7 @@ class Load:
 def parse_progress(line: str, at: float) -> Progress | None:
     """None if the line is not a progress line."""
     found = _PROGRESS.match(line)
-    return Progress(at, float(found[2])) if found else None
+    return Progress(at, float(found[1]), float(found[2])) if found else None
 
 
 def parse_summary(text: str) -> Summary:
