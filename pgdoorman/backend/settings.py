@@ -170,7 +170,20 @@ UNION ALL SELECT 'p', 'listen', channel FROM pg_catalog.pg_listening_channels() 
 _CUSTOM_NAME = re.compile(rb"[a-zA-Z_][a-zA-Z0-9_$]*(?:\.[a-zA-Z_][a-zA-Z0-9_$]*)+")
 
 
-def audit_sql(custom_names: Iterable[str]) -> str:
+# Which of the functions called may change the session where no text shows it: those whose own text, or that of a function
+# it mentions, has one of these words. (Words that a client's text is scanned for need not be found here.)
+_HARMFUL = r"set_config|advisory|\mpg_temp|\mtemp(orary)?\M|\mlisten\M|\mload\M|\mprepare\M|\mexecute\M|(^|[;$]|\m(begin|then|else|loop)\M)\s*(re)?set\M"
+
+_FUNCTIONS = """\
+UNION ALL (WITH RECURSIVE own AS (
+ SELECT oid, proname, prosrc FROM pg_catalog.pg_proc WHERE prolang OPERATOR(pg_catalog.<>) 12 AND prolang OPERATOR(pg_catalog.<>) 13
+), reached AS (
+ SELECT proname AS called, oid, prosrc FROM own WHERE proname OPERATOR(pg_catalog.=) ANY ({names}::pg_catalog.name[])
+ UNION SELECT r.called, o.oid, o.prosrc FROM reached r JOIN own o ON pg_catalog.strpos(r.prosrc, o.proname::pg_catalog.text) OPERATOR(pg_catalog.>) 0
+) SELECT DISTINCT 'f', called::pg_catalog.text, 'harmful' FROM reached WHERE prosrc IS NULL OR prosrc OPERATOR(pg_catalog.~*) {harmful})"""
+
+
+def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = ()) -> str:
     """One query for the session's whole state: rows ('s', name, value) for settings, ('p', reason, object) for what
     cannot be moved. pg_settings hides custom (dotted) parameters, so their names are asked for one by one."""
     parts = [_AUDIT]
@@ -180,6 +193,10 @@ def audit_sql(custom_names: Iterable[str]) -> str:
             f"UNION ALL SELECT 's', {literal}, pg_catalog.current_setting({literal}, true)"
             f" WHERE pg_catalog.current_setting({literal}, true) IS NOT NULL"
         )
+    called = sorted(name.decode("utf-8", "replace") for name in functions)
+    if called:
+        array = "ARRAY[" + ", ".join(quote_text(name) for name in called) + "]"
+        parts.append(_FUNCTIONS.format(names=array, harmful=quote_text(_HARMFUL)))
     return "\n".join(parts)
 
 
@@ -202,6 +219,11 @@ def settings_of_audit(rows: Iterable[tuple[str | None, ...]], login_role: str) -
             continue
         found[lowered] = value
     return settings_of(found)
+
+
+def harmful_of_audit(rows: Iterable[tuple[str | None, ...]]) -> set[bytes]:
+    """The names of functions that an audit found to be able to change the session."""
+    return {name.encode() for kind, name, _ in rows if kind == "f" and name is not None}
 
 
 def pins_of_audit(rows: Iterable[tuple[str | None, ...]]) -> frozenset[str]:

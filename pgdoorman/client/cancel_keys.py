@@ -22,10 +22,12 @@ class CancelKeys:
         self._lock = Lock()
         self._owners: dict[int, tuple[bytes, Any]] = {}
 
-    def issue(self, owner: Any, secret_length: int, process_id: int = 0) -> CancelKey:
-        """A new key for `owner`; `process_id` 0 draws one. Unguessable: the secret comes from the system's generator,
-        and the process id, which is no secret, is random too."""
+    def issue(self, owner: Any, secret_length: int) -> CancelKey:
+        """A new key for `owner`. Unguessable: the secret comes from the system's generator, and the process id, which is
+        no secret, is random too. (It is never a real one: a client of session pooling gets its backend at its first
+        query, long after it was told its key.)"""
         secret = secrets.token_bytes(secret_length)
+        process_id = 0
         with self._lock:
             while not process_id or process_id in self._owners:
                 process_id = secrets.randbelow(0x7FFFFFFE) + 1

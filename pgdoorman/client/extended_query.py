@@ -79,6 +79,7 @@ def translate(
         pieces.append(data[position:end])
         if session.tracks and kind == codes.PARSE:
             stickiness.note_text(session, backend, stickiness.scan(data[position + 5 : end]), data[position:end])
+            stickiness.note_calls(session, data[position + 5 : end])
     elif exchange.skipping:
         # The server ignores it, and so it has no consequences: no need to know what it means.
         exchange.ask(A_PARSE)
@@ -162,6 +163,8 @@ def _plain_segment(
                     return 0
                 known.has(statement)
                 flags |= statement.flags
+                if statement.calls:
+                    stickiness.note_statement(session, statement)
                 name = statement.name
                 found.append(data[kept:position])
                 found.append(b"B" + _pack(end - position - 1 + len(name) - stop + start))

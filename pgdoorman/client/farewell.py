@@ -45,7 +45,7 @@ class Farewell:
         *,
         passing: bool = False,
         marks: Marks = _NO_MARKS,
-        deliver: "Callable[[Backend], bool] | None" = None,
+        deliver: "Callable[[Backend], object] | None" = None,
     ) -> None:
         self._backend = backend
         self._pool = pool

@@ -142,6 +142,7 @@ def _answered(session: "Session", backend: Backend, queries: int) -> None:
     counters.query_times.add(spent)
     exchange = backend.exchange
     session.query_began = now if exchange.entries else 0.0
+    session.heard_at = now  # as good as: the client is idle from now on
     if backend.status == codes.IDLE:
         if not exchange.entries and not exchange.unsynced and not backend.tail and not backend.need:
             session.transaction_over(backend, now)

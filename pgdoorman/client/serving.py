@@ -224,6 +224,8 @@ def serve_leased(session: "Session", backend: Backend, data: bytes) -> None:
             flags = scan(data)
             if flags:
                 stickiness.note_text(session, backend, flags, data)
+            if data.find(b"(") >= 0:
+                stickiness.note_calls(session, data)
             session.recent = data
         exchange = backend.exchange
         if not session.query_began:
@@ -365,6 +367,8 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
         flags = scan(query)
         if flags:
             stickiness.note_text(session, backend, flags, query)
+        if query.find(b"(") >= 0:
+            stickiness.note_calls(session, query)
         session.recent = query
     if names is None or not session.remaps:
         exchange.ask_query(A_QUERY)

@@ -30,7 +30,7 @@ from pgdoorman.pool.pool import Pool, socket_options
 from pgdoorman.prepared.client_names import ClientNames
 from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol import codes
-from pgdoorman.protocol.results import error_response, parameter_status, ready_for_query
+from pgdoorman.protocol.results import error_response, parameter_status
 from pgdoorman.runtime.poller import HANG_UP, NOTHING, READ, WRITE
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.stats.counters import TrafficCounters
@@ -64,6 +64,7 @@ class Session:
         "fd",
         "gather_size",
         "gathered",
+        "heard_at",
         "held",
         "id",
         "input",
@@ -85,18 +86,21 @@ class Session:
         "recv",
         "release_due",
         "remaps",
+        "resets_always",
         "send",
         "services",
         "set_tags",
         "skipping",
         "sock",
         "startup_settings",
+        "stuck_since",
         "suspect",
         "tls",
         "told",
         "tracks",
         "transaction_began",
         "transactions",
+        "unknown_calls",
         "version",
         "waiting_since",
         "wanted",
@@ -129,7 +133,8 @@ class Session:
         self.application_name = application_name
         self.tls = tls
         self.cancel_key: CancelKey | None = None
-        self.connected_at = monotonic()
+        self.connected_at = self.heard_at = monotonic()
+        self.stuck_since = 0.0  # since when it has not taken anything of what waits for it
         self.worker: Worker = None  # type: ignore[assignment]  # set by `begin`, before anything else happens
         self.worker_index = -1
         # What came in and is not dealt with; what is to go out and was not taken.
@@ -161,6 +166,7 @@ class Session:
         self.set_tags = 0
         self.local_sets = 0
         self.custom_names: set[str] = set()
+        self.unknown_calls: set[bytes] = set()
         self.recent = b""
         self.lease_reported: Reported | None = None
         self.deallocating: tuple[bytes, Statement] | None = None
@@ -197,6 +203,7 @@ class Session:
         self.pooling = mode
         transactional = mode is not PoolMode.SESSION
         self.remaps = transactional and settings.prepared_statements
+        self.resets_always = settings.server_reset_always
         self.tracks = transactional and settings.cleanup_server_connections
 
     @property
@@ -211,21 +218,13 @@ class Session:
 
     # Coming.
 
-    def begin_serving(self, worker: Worker, greeting: bytes, rest: bytes = b"", backend: Backend | None = None) -> None:
-        """Be at home at `worker`, on whose thread this runs. `rest` is what the client has sent behind its login;
-        `backend` one that is its own from the start (session pooling)."""
+    def begin_serving(self, worker: Worker, greeting: bytes, rest: bytes = b"") -> None:
+        """Be at home at `worker`, on whose thread this runs. `rest` is what the client has sent behind its login."""
         self.worker = worker
         self.worker_index = worker.index
         self.counters = self.pool.counters[worker.index]
         worker.watch(self.fd, self.on_event)
         self.tell(greeting)
-        if backend is not None:
-            backend.holder = self
-            self.backend = backend
-            self.lease_reported = backend.reported
-            self.lease_number += 1
-            backend.leased_at = self.transaction_began = monotonic()
-            self.counters.assignments += 1
         if rest:
             serving.serve(self, rest)
 
@@ -341,6 +340,7 @@ class Session:
             return  # the next read of this socket says the same and ends the session
         if sent != len(data):
             out += memoryview(data)[sent:]
+            self.stuck_since = monotonic()
             self._watch()
             if len(out) > OUTPUT_LIMIT:
                 self.held |= CONGESTED
@@ -359,6 +359,8 @@ class Session:
                 out.clear()
                 break
             del out[:sent]
+            self.stuck_since = monotonic()
+        self.stuck_since = 0.0
         self.out = bytearray()  # a new one: the old one keeps the size it once had
         self._watch()
         backend = self.backend
@@ -465,8 +467,9 @@ class Session:
         """Check a clean backend in."""
         self.backend = None
         backend.holder = None
-        if backend.cancels_under_way or backend.close_wanted:
-            Farewell(backend, self.pool, self.worker).begin()
+        if backend.cancels_under_way or backend.close_wanted or self.resets_always:
+            marks = stickiness.Marks(suspect=self.resets_always)
+            Farewell(backend, self.pool, self.worker, marks=marks).begin()
         else:
             errands = self.ledger.checkin(backend, self.worker_index, now)
             if errands is not None:
@@ -583,15 +586,33 @@ class Session:
         self.worker.unwatch(self.fd)
         if waiting:
             self.ledger.abandon(self)  # if False, `granted` finds us gone and checks the backend in
-        backend, self.backend = self.backend, None
-        if backend is not None and backend.is_open:
-            Farewell(backend, self.pool, self.worker, passing=bool(self.passing), marks=stickiness.marks_of(self)).begin()
+        if self.backend is not None and not self.held & CARE:
+            self.part_from(self.backend)
+        # With an inquiry of ours under way the backend is parted from when that has ended.
         if self.out:
             self._last_words()
         close_quietly(self.sock)
         self.input = b""
         self.out = bytearray()
         self.services.session_ended(self)
+
+    def part_from(self, backend: Backend) -> None:
+        """The client is gone: have its backend cared for."""
+        marks = stickiness.marks_of(self)
+        self.backend = None
+        if backend.is_open:
+            Farewell(backend, self.pool, self.worker, passing=bool(self.passing), marks=marks, deliver=self._cancel_rest).begin()
+
+    def care_for(self, backend: Backend, marks: stickiness.Marks) -> None:
+        """Give up a backend that has to be cleaned first."""
+        Farewell(backend, self.pool, self.worker, marks=marks).begin()
+
+    def _cancel_rest(self, backend: Backend) -> None:
+        """Nobody waits for what the backend still does."""
+        if backend.process_id:
+            backend.cancels_under_way += 1
+            if not self.services.helpers.submit(partial(_deliver, backend, self.worker, self.pool.settings, _nothing)):
+                backend.cancels_under_way -= 1
 
     def _last_words(self) -> None:
         try:
@@ -627,5 +648,6 @@ def _delivered(backend: Backend) -> None:
         holder.cancel_delivered()
 
 
-READY_IDLE: Final = ready_for_query(codes.IDLE)
-GOING_DOWN: Final = ShuttingDown("terminating connection due to administrator command")
+def _nothing() -> None:
+    """Nobody is to be told."""
+

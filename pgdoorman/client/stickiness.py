@@ -19,15 +19,17 @@ from pgdoorman.backend.settings import (
     SessionSettings,
     audit_sql,
     custom_names_in,
+    harmful_of_audit,
     move_sql,
     pins_of_audit,
     settings_of,
     settings_of_audit,
 )
 from pgdoorman.client.holds import CARE, GONE
+from pgdoorman.config.settings import PinPolicy
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import close_message, query_message
-from pgdoorman.prepared.scan import CALLS, PINS, READS_SEQUENCES, SET_LOCAL, SETTINGS, USES_SEQUENCES, scan
+from pgdoorman.prepared.scan import CALLS, PINS, READS_SEQUENCES, SET_LOCAL, SETTINGS, USES_SEQUENCES, names_called, scan
 from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol.exchange import A_HIDDEN_CLOSE, QUERY, Expected
 
@@ -114,6 +116,15 @@ def note_text(session: "Session", backend: Backend, flags: int, message: bytes) 
         session.noted |= TAG_WROTE
 
 
+def note_calls(session: "Session", message: bytes) -> None:
+    """The client sends a text with a parenthesis in it: functions of its own may do what no word of the text shows."""
+    harmless = session.pool.functions.harmless
+    for name in names_called(message):
+        if name not in harmless:
+            session.unknown_calls.add(name)
+            session.suspect |= LOOK
+
+
 def _forget_sequences(backend: Backend) -> None:
     backend.exchange.ask_query(Expected(QUERY, hidden=True))
     backend.push(query_message(FORGET_SEQUENCES.encode()))
@@ -121,6 +132,9 @@ def _forget_sequences(backend: Backend) -> None:
 
 def note_statement(session: "Session", statement: Statement) -> None:
     """The client parses or uses a statement."""
+    if statement.calls and not statement.calls <= session.pool.functions.harmless:
+        session.unknown_calls |= statement.calls - session.pool.functions.harmless
+        session.suspect |= LOOK
     if statement.flags & SETTINGS or statement.text[:3].lower() == b"set":
         text = statement.text
         if b"." in text:
@@ -173,6 +187,7 @@ def _schema_changed(session: "Session") -> None:
         # A temporary object, most likely: nobody else's texts mean anything else because of it.
         session.suspect |= HIDDEN_STATE
         return
+    session.pool.functions.forget()
     session.suspect |= SCHEMA
     session.pool.book.renew()
 
@@ -201,14 +216,15 @@ def audit(session: "Session", backend: Backend) -> None:
     """Ask the backend what is different in its session, then decide. The client's next message waits for that; the
     answer to its last one does not."""
     session.hold(CARE)
-    sql = audit_sql(session.custom_names)
+    sql = audit_sql(session.custom_names, session.unknown_calls)
     timeout = max(5.0, session.pool.settings.connect_timeout)
     Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error))
 
 
 def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
     if session.held & GONE:
-        return  # `farewell` has taken the backend
+        _parted(session, backend, error)
+        return
     if isinstance(error, BackendUnavailable):
         session.backend_failed(backend, error)
         return
@@ -220,9 +236,45 @@ def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanE
     session.suspect = session.noted = 0
     session.set_tags = session.local_sets = 0
     session.lease_reported = backend.reported
+    if session.pins and _policy_forbids(session, backend):
+        return
     if not session.pins:
         session.give_back(backend, monotonic())
     session.release_hold(CARE)
+
+
+def _policy_forbids(session: "Session", backend: Backend) -> bool:
+    """The owner may not want pins: then the client is refused, or what it made is undone as PgBouncer would let it leak.
+    True if the session is over."""
+    policy = session.pool.settings.pin_policy
+    if policy is PinPolicy.REFUSE:
+        session.held &= ~CARE  # nothing of ours is under way any more: the backend can be parted from
+        reasons = ", ".join(sorted(session.pins))
+        session.expel(PinRefused(f"not available in {session.pooling.value} pooling: {reasons}"))
+        return True
+    if policy is PinPolicy.IGNORE:
+        session.backend = None
+        session.pins, pins = frozenset(), session.pins
+        session.care_for(backend, Marks(pins=pins))
+        session.release_hold(CARE)
+        return True
+    return False
+
+
+class PinRefused(PgDoormanError):
+    """A client needs its backend for itself, which the owner does not allow (pin_policy)."""
+
+    sqlstate = "0A000"
+
+
+def _parted(session: "Session", backend: Backend, error: PgDoormanError | None) -> None:
+    """The client left while we were talking to its backend."""
+    if isinstance(error, BackendUnavailable):
+        session.backend = None
+        backend.holder = None
+        session.pool.discard(backend, session.worker)
+    else:
+        session.part_from(backend)
 
 
 def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
@@ -232,6 +284,8 @@ def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
     # What came with the login is the client's own default: a RESET returns to it, and we set it again.
     session.wanted = settings_of({**missing, **found.by_name}) if missing else found
     session.pins = pins_of_audit(rows) | (session.pins & UNCLEANABLE)
+    session.pool.functions.learn(session.unknown_calls, harmful_of_audit(rows))
+    session.unknown_calls.clear()
     session.custom_names = {name for name in session.custom_names if name in found.by_name}
 
 
@@ -314,6 +368,7 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
 
 def _probed(session: "Session", backend: Backend, error: PgDoormanError | None) -> None:
     if session.held & GONE:
+        _parted(session, backend, error)
         return
     data, session.input = session.input, b""
     session.held &= ~CARE
@@ -329,6 +384,7 @@ def _probed(session: "Session", backend: Backend, error: PgDoormanError | None) 
 
 def _moved(session: "Session", backend: Backend, wanted: SessionSettings, error: PgDoormanError | None) -> None:
     if session.held & GONE:
+        _parted(session, backend, error)
         return
     if isinstance(error, BackendUnavailable):
         session.backend_failed(backend, error)

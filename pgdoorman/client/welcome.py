@@ -18,7 +18,6 @@ from pgdoorman.client.closing import error_message
 from pgdoorman.client.login import Arrived
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
-from pgdoorman.config.settings import PoolMode
 from pgdoorman.errors import BackendUnavailable, PgDoormanError
 from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import authentication as wire
@@ -72,7 +71,7 @@ class Welcome:
         if identity.scram_keys is not None:
             pool.learn_keys(identity.scram_keys)
         told = pool.told_for(self._wanted)
-        if told is not None and pool.settings.pool_mode is not PoolMode.SESSION:
+        if told is not None:
             self._greet(told)
             return
         # Not read meanwhile (there is nothing to say yet), but a client that hangs up is noticed.
@@ -91,7 +90,7 @@ class Welcome:
         self._close()
 
     def granted(self, backend: Backend) -> None:
-        """A backend to learn from; in session pooling the client's own."""
+        """A backend to learn from."""
         if backend.worker is not self.worker:
             backend.move_to(self.worker)
         if self._over:
@@ -133,15 +132,12 @@ class Welcome:
         backend.settings = self._wanted
         if self._wanted is not DEFAULTS:
             pool.prove(self._wanted, backend.reported)
-        if self._over:
-            pool.checkin(backend, self.worker)
-        elif pool.settings.pool_mode is PoolMode.SESSION:
-            self._greet(backend.reported, backend)
-        else:
-            pool.checkin(backend, self.worker)
-            self._greet(backend.reported)
+        reported = backend.reported
+        pool.checkin(backend, self.worker)
+        if not self._over:
+            self._greet(reported)
 
-    def _greet(self, told: Reported, backend: Backend | None = None) -> None:
+    def _greet(self, told: Reported) -> None:
         arrived = self._arrived
         self._over = True
         self.worker.unwatch(arrived.sock.fileno())
@@ -159,7 +155,7 @@ class Welcome:
             tls=arrived.tls,
         )
         length = 4 if arrived.version < codes.PROTOCOL_3_2 else 32
-        key = self._services.cancel_keys.issue(session, length, backend.process_id if backend is not None else 0)
+        key = self._services.cancel_keys.issue(session, length)
         session.cancel_key = key
         parts = [wire.ok()]
         parts += [parameter_status(name, value) for name, value in told.by_name.items()]
@@ -168,7 +164,7 @@ class Welcome:
         parts += [backend_key_data(key.process_id, key.secret), ready_for_query()]
         pool.counters[self.worker_index].logins += 1
         self._settled(session)
-        session.begin_serving(self.worker, b"".join(parts), arrived.rest, backend)
+        session.begin_serving(self.worker, b"".join(parts), arrived.rest)
 
     def _refuse(self, reason: PgDoormanError) -> None:
         try:

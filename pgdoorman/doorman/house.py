@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 from types import FrameType
@@ -19,6 +20,7 @@ from pgdoorman.auth.hba import HbaRules, allow_all, parse_hba, rules_from_networ
 from pgdoorman.auth.scram import MadeVerifiers
 from pgdoorman.client.budget import Budget
 from pgdoorman.client.cancel_keys import CancelKeys
+from pgdoorman.client.limits import enforce, has_limits, passed_limit
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
 from pgdoorman.config.changes import compare
@@ -44,6 +46,7 @@ from pgdoorman.transport.sockets import apply_options
 log = logging.getLogger(__name__)
 
 TICK = 0.05  # seconds between looks at waiting clients and openings: the precision of query_wait_timeout
+LIMITS_TICK = 0.25  # seconds between looks at clients' time limits
 PERIOD = 15.0  # seconds of a statistics period
 DESCRIPTORS_KEPT = 64  # for files, pipes and eventfds beside clients and backends
 
@@ -119,6 +122,7 @@ class Doorman:
         for worker in (*self.serving, *self.logins):
             worker.start()
         self._janitor.every(TICK, self._tick)
+        self._janitor.every(LIMITS_TICK, self._look_at_limits)
         self._janitor.every(PERIOD, self._end_period)
         self._janitor.start()
         # What has been built so far lives as long as the process: the collector need not look at it again. It stops
@@ -183,6 +187,12 @@ class Doorman:
             self._look_for_the_end(now)
         if gc.get_count()[0] > 20_000:
             gc.collect(0)
+
+    def _look_at_limits(self) -> None:
+        now = monotonic()
+        for session in list(self.desk.sessions.values()):
+            if has_limits(session) and passed_limit(session, now) is not None:
+                session.worker.post(partial(enforce, session))
 
     def _end_period(self) -> None:
         now = monotonic()

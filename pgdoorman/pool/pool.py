@@ -23,6 +23,7 @@ from pgdoorman.config.settings import TcpSettings, UserPoolSettings
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
 from pgdoorman.pool.errands import Errands
 from pgdoorman.pool.ledger import Ledger, LedgerStatistics
+from pgdoorman.prepared.functions import Functions
 from pgdoorman.prepared.statement import StatementBook
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.framing import FrameReader
@@ -82,6 +83,7 @@ class Pool:
             retry_delay=settings.server_login_retry,
         )
         self.book = StatementBook(settings.prepared_statements_cache_size)
+        self.functions = Functions()
         self.counters = [TrafficCounters() for _ in surroundings.workers]
         self.period = Period(monotonic())
         self.reported: Reported | None = None  # of the newest backend: what a client is told at login
@@ -276,6 +278,7 @@ class Pool:
             self.run(errands, None)
         if now >= self._next_expiry:
             self._next_expiry = now + settings_period(self.settings)
+            self.functions.age(now)
             self.expire(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:

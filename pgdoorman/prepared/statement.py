@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from itertools import count
 from threading import Lock
 
-from pgdoorman.prepared.scan import scan
+from pgdoorman.prepared.scan import names_called, scan
 
 # Every name of ours begins with this; see `rewrite.restore_names`.
 PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
@@ -30,12 +30,13 @@ def new_name() -> bytes:
 class Statement:
     """One shared statement. `tail` is the Parse message behind its statement name: text, NUL, parameter types."""
 
-    __slots__ = ("__weakref__", "flags", "name", "tail", "uses")
+    __slots__ = ("__weakref__", "calls", "flags", "name", "tail", "uses")
 
     def __init__(self, tail: bytes) -> None:
         self.name = new_name()
         self.tail = tail
         self.flags = scan(self.text)
+        self.calls = frozenset(names_called(self.text))
         self.uses = 0
 
     def __repr__(self) -> str:
