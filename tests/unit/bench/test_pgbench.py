@@ -50,7 +50,7 @@ def test_summary_without_a_rate_is_no_result() -> None:
 
 def test_progress() -> None:
     line = "progress: 2.0 s, 31234.5 tps, lat 1.280 ms stddev 0.520, 0 failed\n"
-    assert parse_progress(line, 7.5) == Progress(7.5, 31234.5)
+    assert parse_progress(line, 7.5) == Progress(7.5, 2.0, 31234.5)
     assert parse_progress('pgbench: error: client 3 aborted: "progress: 2.0 s, 1 tps"', 7.5) is None
 
 
