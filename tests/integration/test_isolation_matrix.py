@@ -5,6 +5,7 @@ the time and one that is new, then look at everything that a session can differ 
 sees. If A has stayed, it must still see its own state.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from tests.support.wire import (
     parse,
     query,
     sync,
+    terminate,
 )
 
 # --- What A does ----------------------------------------------------------------------------------------------------
@@ -698,3 +700,30 @@ def test_reporting_stays_exact(hall: Hall) -> None:
                     wire.run(f"set timezone = '{zone}'")
                 for name in ("TimeZone", "DateStyle", "client_encoding", "application_name"):
                     assert wire.parameters[name] == wire.value(f"show {name}"), f"round {round_}, {name}"
+
+
+def test_a_role_that_is_dropped_meanwhile(hall: Hall) -> None:
+    """A value that can no longer be set is an ERROR for its own client, which lives on; nobody else is touched."""
+    hall.server.run("drop role if exists fleeting", "create role fleeting")
+    connect = hall.fresh("one")
+    with connect() as holder, connect() as other:
+        holder.run("set role fleeting")
+        other.run("drop role fleeting")
+        for _ in range(3):
+            assert other.value("select current_user") == "alice"
+            with contextlib.suppress(ServerError):
+                holder.value("select current_user")
+        holder.run("reset role")
+        assert holder.value("select current_user") == "alice"
+
+
+def test_what_was_sent_before_terminate_is_done(hall: Hall) -> None:
+    """PostgreSQL takes messages in order: Terminate behind a query does not undo the query."""
+    connect = hall.fresh("one")
+    for number in range(5):
+        connect().send(query(f"insert into written values ({number})"), terminate())
+        wire = connect()
+        wire.send(parse("", f"insert into written values ({number})"), bind(), execute(), sync(), terminate())
+        wire.wait_closed()
+    with connect() as wire:
+        wait_until(lambda: wire.value("select count(*) from written") == "10", 3, "ten rows written")

@@ -75,7 +75,15 @@ class Poolers:
     def _open(self, setting: Setting) -> tuple[Doorman, Oracle]:
         server = self._server
         doorman = self._start(
-            pools={POOLED: pool(server, user("alice", pool_size=setting.backends), pool_mode=setting.pool_mode)},
+            # The application_name of the clients, so that what RESET ALL goes back to is the same on both sides.
+            pools={
+                POOLED: pool(
+                    server,
+                    user("alice", pool_size=setting.backends),
+                    pool_mode=setting.pool_mode,
+                    application_name="same",
+                )
+            },
             general={"query_wait_timeout": "8s", **(TINY_CACHES if setting.tiny else {})},
         )
 
@@ -109,7 +117,7 @@ def test_fixed_order(poolers: Poolers, order: Order, setting: str) -> None:
     difference = oracle.try_scenario(order.turns, [{"application_name": "same"}] * order.clients)
     if difference is not None:
         oracle.end_pooled_backends()
-        tail = "\n".join(doorman.log().splitlines()[-15:])
+        tail = doorman.log_tail()
         pytest.fail(f"\n{difference.report()}\n\nend of the pooler's log ({setting}):\n{tail}", pytrace=False)
     doorman.check_alive()
 
@@ -131,7 +139,7 @@ def test_random_orders(poolers: Poolers, setting: str, profile: str, share: floa
     finding = oracle.hunt(SEED, profile, 0, scenarios)
     if finding is not None:
         oracle.end_pooled_backends()
-        tail = "\n".join(doorman.log().splitlines()[-15:])
+        tail = doorman.log_tail()
         pytest.fail(f"{finding.report()}\n\nend of the pooler's log ({setting}):\n{tail}", pytrace=False)
     doorman.check_alive()
 

@@ -80,7 +80,7 @@ class Watch:
             raise AssertionError(f"nobody is connected, but SHOW POOLS still says {left}\n{self._log()}") from None
         return self
 
-    def must_rest(self, seconds: float = 0.4, share: float = 0.3) -> Self:
+    def must_rest(self, seconds: float = 0.12, share: float = 0.5) -> Self:
         """With nobody connected it does (almost) nothing; an endless loop would take a whole core."""
         before = self.doorman.process.processor_seconds()
         time.sleep(seconds)
@@ -98,8 +98,7 @@ class Watch:
         self.must_serve().must_be_clean().must_rest()
 
     def _log(self) -> str:
-        tail = "\n".join(self.doorman.log().splitlines()[-25:])
-        return f"end of the pooler's log:\n{tail}"
+        return f"end of the pooler's log:\n{self.doorman.log_tail(25)}"
 
 
 def what_came(wire: Wire, patience: float = 3.0) -> list[Reply]:

@@ -179,6 +179,11 @@ class Doorman:
     def log(self) -> str:
         return self._process.log() if self._process is not None else self.log_file.read_text(errors="replace")
 
+    def log_tail(self, lines: int = 12) -> str:
+        """The end of the log without the coming and going of clients."""
+        kept = [line for line in self.log().splitlines() if not re.search(r"client (dis)?connected", line)]
+        return "\n".join(kept[-lines:])
+
     def check_alive(self) -> None:
         """Raises AssertionError, with the end of the log, if the process has ended."""
         assert self.process.is_running, f"the pooler ended with {self.process.exit_code}:\n{self.log()[-6000:]}"

@@ -2,7 +2,8 @@
 
 A scenario is a list of turns; in a turn one client sends its steps one after the other, each time reading everything
 that is owed for it. At the end of its turn a client is idle (an open COPY is failed, a missing Sync is sent, a
-transaction is rolled back), so that the next turn may be another client's even where all of them share one backend.
+transaction is rolled back) or gone (it sent Terminate), so that the next turn may be another client's even where all of
+them share one backend.
 
 The reference plays first and thereby fixes what is sent; the pooler is then given exactly the same bytes, in the same
 order, except that the first step of a turn marked `early` is sent while the turn before it still holds the backend.
@@ -10,6 +11,7 @@ order, except that the first step of a turn marked `early` is sent while the tur
 
 import contextlib
 import difflib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,6 +156,8 @@ def _record_step(
         listing = "\n    ".join(answers)
         raise Silence(f"the reference does not answer {step}; so far:\n    {listing}\n    {client.wire.outstanding}")
     events.append(Event(turn, number, step, tuple(answers), early))
+    if any(one.kind == "X" for one in step):
+        client.gone = True
 
 
 def _ending(wire: Wire) -> Step:
@@ -193,7 +197,13 @@ class Difference:
 
 def _sent_lines(event: Event) -> list[str]:
     early = " (sent while the turn before still held the backend)" if event.early else ""
-    return [f"turn {event.turn}, client {event.client}{early}:", *(f"    > {one.label}" for one in event.requests)]
+    lines = [f"turn {event.turn}, client {event.client}{early}:"]
+    for kind, group in itertools.groupby(event.requests, lambda one: one.kind):
+        labels = [one.label for one in group]
+        lines += [f"    > {label}" for label in (labels if kind != "d" or len(labels) < 6 else labels[:2])]
+        if kind == "d" and len(labels) >= 6:
+            lines += [f"    > ... {len(labels) - 3} more copy_data", f"    > {labels[-1]}"]
+    return lines
 
 
 def _diff_lines(reference: Sequence[str], pooled: Sequence[str]) -> list[str]:
