@@ -167,7 +167,9 @@ UNION ALL SELECT 'p', 'advisory lock', objid::pg_catalog.text FROM pg_catalog.pg
  WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
 UNION ALL SELECT 'p', 'listen', channel FROM pg_catalog.pg_listening_channels() AS channel"""
 
-_CUSTOM_NAME = re.compile(rb"[a-zA-Z_][a-zA-Z0-9_$]*(?:\.[a-zA-Z_][a-zA-Z0-9_$]*)+")
+# Possessive, and only from the beginning of a word: linear whatever a client sends.
+_CUSTOM_NAME = re.compile(rb"(?<![\w$.])[a-zA-Z_][\w$]*+(?:\.[a-zA-Z_][\w$]*+)++")
+_MOST_NAMES = 200
 
 
 # Which of the functions called may change the session where no text shows it: those whose own text, or that of a function
@@ -203,7 +205,12 @@ def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = ()) -> s
 def custom_names_in(text: bytes) -> set[str]:
     """Everything in a query that could be the name of a custom parameter. Too many do no harm: those that are not set
     come back as NULL."""
-    return {match.decode("ascii").lower() for match in _CUSTOM_NAME.findall(text)}
+    found: set[str] = set()
+    for match in _CUSTOM_NAME.finditer(text, 0, 262144):
+        found.add(match.group().decode("ascii").lower())
+        if len(found) >= _MOST_NAMES:
+            break
+    return found
 
 
 def settings_of_audit(rows: Iterable[tuple[str | None, ...]], login_role: str) -> SessionSettings:

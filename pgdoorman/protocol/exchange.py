@@ -14,8 +14,13 @@ A queue with one entry for every message that will have an answer (protocol, "Ex
     CopyDone, CopyFail              nothing: a mark that tells which Syncs a COPY swallowed
 
 An ErrorResponse answers the entry at the head; unless that is a Query or FunctionCall, everything up to the next Sync is
-skipped by the server, and so it is here: with its consequences. While a COPY reads from the client the server ignores
-Sync, so a Sync that was sent behind the Execute, before any data, will never be answered.
+skipped by the server, and so it is here: with its consequences.
+
+While a COPY reads from the client the server ignores Sync: one that was sent behind the Execute and before CopyDone or
+CopyFail will never be answered, and the server waits for another. Those sent before CopyInResponse came are taken off the
+queue then. One sent later, in the middle of the data, is ignored too if the COPY was still going on when the server read
+it, and answered if the COPY had failed by then; which of the two, nobody can tell before the COPY has succeeded or the
+ReadyForQuery has come. Until then the exchange is not settled (`unanswered_syncs`).
 
 Plain traffic needs little of this: a whole pipelined segment (up to its Sync) of which nothing is renamed, dropped or
 remembered is one entry, SEGMENT, answered by its ReadyForQuery. `careful` says whether any entry needs more than that.
@@ -97,10 +102,10 @@ class Exchange:
     def __init__(self) -> None:
         self.entries: deque[Expected] = deque()
         self.careful = False
-        self.skipping = False  # an error was answered and no Sync asked for since
+        self.skipping = False  # an error was answered and no Sync asked for since; then `unsynced` is true as well
         self.copying = False  # the server reads COPY data
-        self.unsynced = False  # extended-query messages were sent and no Sync behind them
-        self.unanswered_syncs = 0  # Syncs sent into a COPY that then failed: answered or not, nobody can tell
+        self.unsynced = False  # extended-query messages were sent and no Sync behind them that is sure to be answered
+        self.unanswered_syncs = 0  # Syncs sent into the data of a COPY: ignored or, if it had failed, answered
 
     def __repr__(self) -> str:
         marks = [name for name in ("careful", "skipping", "copying") if getattr(self, name)]
@@ -118,11 +123,12 @@ class Exchange:
                 entry.effect.skipped()
         self.entries.clear()
         self.careful = self.skipping = self.copying = self.unsynced = False
+        self.unanswered_syncs = 0
 
     @property
     def is_settled(self) -> bool:
         """Nothing more will come, and the server waits for no Sync."""
-        return not self.entries and not self.unsynced
+        return not self.entries and not self.unsynced and not self.unanswered_syncs
 
     @property
     def awaits_ready(self) -> bool:
@@ -133,30 +139,33 @@ class Exchange:
 
     def ask(self, entry: Expected) -> None:
         """Expect one answer, carefully. During skipping only a Sync will be answered."""
-        self.unsynced = entry.kind != SYNC
+        is_sync = entry.kind == SYNC
         if self.skipping:
-            if entry.kind != SYNC:
+            if not is_sync:
                 if entry.effect is not None:
                     entry.effect.skipped()
                 return
             self.skipping = False
-        elif entry.kind == SYNC and self.copying:
+        elif is_sync and self.copying and not self._copy_end_was_sent:
             self.unanswered_syncs += 1
             return
+        self.unsynced = not is_sync or self.unanswered_syncs > 0
         self.careful = True
         self.entries.append(entry)
 
     def ask_query(self, entry: Expected = A_QUERY) -> None:
         """Expect the answer of a Query or FunctionCall; the server ignores these too while it skips."""
         if self.skipping:
+            if entry.effect is not None:
+                entry.effect.skipped()
             return
         self.entries.append(entry)
         if entry.hidden or entry.effect is not None:
             self.careful = True
 
     def mark_copy_end(self) -> None:
-        """CopyDone or CopyFail was sent. Needed only where Syncs were sent before it."""
-        if self.entries and self.entries[-1].kind != QUERY and not self.skipping:
+        """CopyDone or CopyFail was sent: a Sync behind it will be answered again."""
+        if self.entries and not self.skipping:
             self.careful = True
             self.entries.append(A_COPY_END)
 
@@ -169,6 +178,8 @@ class Exchange:
 
     def complete(self) -> Expected:
         """The head is answered: take it off and let its effect happen."""
+        if self.copying:
+            self.copy_ends()
         entry = self.entries.popleft()
         if entry.effect is not None:
             entry.effect.happened()
@@ -189,13 +200,16 @@ class Exchange:
         self.copying = False
         entries = self.entries
         if not entries:
-            if self.unanswered_syncs:
-                self.unanswered_syncs -= 1
-                return True
+            if not self.unanswered_syncs:
+                return False
+            self.unanswered_syncs -= 1
+            self.skipping = False  # the Sync was read after the COPY had failed, and ended the skipping
+        elif entries[0].kind > SYNC:
             return False
-        if entries[0].kind > SYNC:
-            return False
-        self.complete()
+        else:
+            self.complete()
+        if not entries:
+            self.unsynced = self.unanswered_syncs > 0
         return True
 
     def error(self) -> Expected | None:
@@ -205,11 +219,12 @@ class Exchange:
         entries = self.entries
         if not entries:
             return None
+        if self.unanswered_syncs:
+            self.unsynced = True  # was the COPY over when they came? Not known: nothing is settled
         head = entries[0]
-        if head.kind == QUERY or head.kind == SEGMENT:
-            return head  # its ReadyForQuery follows
-        if head.kind == SYNC:
-            return head  # an error while a transaction is being committed: ReadyForQuery follows
+        if head.kind <= SYNC:
+            # ReadyForQuery follows: a Query or segment has its own, and a Sync fails when it cannot commit.
+            return head
         entries.popleft()
         if head.effect is not None:
             head.effect.failed()
@@ -222,30 +237,44 @@ class Exchange:
             if entry.effect is not None:
                 entry.effect.skipped()
         if not entries:
-            self.skipping = True
+            self.skipping = self.unsynced = True
         return head
+
+    # COPY from the client.
 
     def copy_in_begins(self) -> None:
         """CopyInResponse came: Syncs sent directly behind the Execute (or Query) are ignored by the server."""
-        self.copying = True
         entries = self.entries
         if not entries:
             return
-        head = entries[0]
-        if head.kind == SEGMENT:
+        self.copying = self.careful = True
+        lost = False
+        if entries[0].kind == SEGMENT:
             # A plain segment ends with Execute and Sync (nobody else makes one): that Sync is lost.
             entries[0] = AN_EXECUTE
-            self.careful = True
-            self._forget_syncs_behind_head()
-        elif head.kind in (QUERY, EXECUTE):
-            self._forget_syncs_behind_head()
-
-    def _forget_syncs_behind_head(self) -> None:
-        entries = self.entries
+            lost = True
         while len(entries) > 1 and entries[1].kind == SYNC:
             del entries[1]
+            lost = True
+        if lost:
+            self._look_for_sync()
 
     def copy_ends(self) -> None:
-        """CommandComplete of a COPY came."""
+        """CommandComplete of a COPY came. A Query may contain several, each with a CopyDone of its own."""
         self.copying = False
-        self.unanswered_syncs = 0
+        if self._copy_end_was_sent:
+            del self.entries[1]
+        if self.unanswered_syncs:
+            self.unanswered_syncs = 0  # ignored, now that is certain
+            self._look_for_sync()
+
+    @property
+    def _copy_end_was_sent(self) -> bool:
+        """Whether the COPY at the head has been told its end by the client."""
+        entries = self.entries
+        return len(entries) > 1 and entries[1].kind == COPY_END
+
+    def _look_for_sync(self) -> None:
+        """Some Sync that had counted turned out not to: does the server wait for one now?"""
+        last = next((entry.kind for entry in reversed(self.entries) if entry.kind != COPY_END), SYNC)
+        self.unsynced = last > SYNC or self.unanswered_syncs > 0

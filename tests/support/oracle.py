@@ -129,7 +129,7 @@ _READING = (
     Text("show search_path"),
     Text("show work_mem"),
     Text("show application_name"),
-    Text("select current_setting('my.own', true)"),
+    Text("select coalesce(current_setting('my.own', true), '')"),
     Text("select current_setting('statement_timeout'), current_setting('transaction_read_only')"),
     Text("select pg_current_xact_id_if_assigned() is null"),
     Text("select repeat('long ', 3000)", weight=0.3),
@@ -241,7 +241,7 @@ _SETTINGS = (
     Text("set local work_mem = '8MB'"),
     Text("reset timezone"),
     Text("reset work_mem"),
-    Text("reset my.own"),
+    # No RESET of it: a custom parameter once set on a backend can be emptied, but never unmade, by nobody.
     Text("reset all", weight=2),
     Text("set timezone to default"),
     Text("select set_config('statement_timeout', '66s', false)"),
