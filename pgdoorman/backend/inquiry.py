@@ -4,8 +4,9 @@ Not for the hot path, and not for results of clients. Runs on the backend's work
 thread.
 """
 
+import codecs
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.settings import reported_of
@@ -32,7 +33,7 @@ class Inquiry:
     was.
     """
 
-    __slots__ = ("_backend", "_done", "_error", "_holder", "_reader", "_rows", "_timer")
+    __slots__ = ("_backend", "_codec", "_done", "_error", "_holder", "_reader", "_rows", "_timer")
 
     def __init__(self, backend: Backend, sql: str, timeout: float, done: Done) -> None:
         assert backend.worker is not None
@@ -44,7 +45,8 @@ class Inquiry:
         self._error: PgDoormanError | None = None
         backend.holder = self
         self._timer: Timer = backend.worker.after(timeout, self._out_of_time)
-        backend.push(query_message(sql.encode()))
+        self._codec = codec_of(backend)
+        backend.push(query_message(sql.encode(self._codec, "replace")))
 
     def on_backend_event(self, backend: Backend, events: int) -> None:
         if events & WRITE and backend.out:
@@ -79,7 +81,7 @@ class Inquiry:
                 self._finish(self._error, alive=True)
                 return
             if kind == codes.DATA_ROW:
-                self._rows.append(read_row(body))
+                self._rows.append(read_row(body, self._codec))
             elif kind == codes.ERROR_RESPONSE:
                 self._error = self._error or BackendRefused(parse_error_fields(body))
             elif kind == codes.PARAMETER_STATUS:
@@ -99,7 +101,31 @@ class Inquiry:
         done(self._backend, self._rows, error)
 
 
-def read_row(body: bytes) -> tuple[str | None, ...]:
+# PostgreSQL's names of encodings that Python knows by another.
+_CODECS: Final = {
+    "SQL_ASCII": "latin-1",
+    "WIN": "cp1251",
+    "ALT": "cp866",
+    "KOI8": "koi8-r",
+    "KOI8R": "koi8-r",
+    "KOI8U": "koi8-u",
+    "MULE_INTERNAL": "latin-1",
+    "UHC": "cp949",
+    "EUC_TW": "big5",
+} | {f"LATIN{number}": f"iso8859-{part}" for number, part in zip(range(1, 11), (1, 2, 3, 4, 9, 10, 13, 14, 15, 16), strict=True)}
+
+
+def codec_of(backend: Backend) -> str:
+    """The Python codec for what is said on this connection. Where Python has none, bytes pass as they are."""
+    name = backend.reported.by_name.get("client_encoding", "UTF8")
+    name = _CODECS.get(name, name.replace("WIN", "cp") if name.startswith("WIN1") or name.startswith("WIN8") else name)
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "latin-1"
+
+
+def read_row(body: bytes, codec: str = "utf-8") -> tuple[str | None, ...]:
     """The values of a DataRow in text format. Raises ProtocolViolation."""
     values: list[str | None] = []
     position = 2
@@ -111,7 +137,7 @@ def read_row(body: bytes) -> tuple[str | None, ...]:
             continue
         if position + size > len(body):
             raise ProtocolViolation("a DataRow ends inside a value")
-        values.append(body[position : position + size].decode("utf-8", "replace"))
+        values.append(body[position : position + size].decode(codec, "replace"))
         position += size
     return tuple(values)
 

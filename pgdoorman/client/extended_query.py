@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final
 from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.client import stickiness
 from pgdoorman.config.settings import ReparseLiveName
-from pgdoorman.prepared.client_names import ClientNames, MustWait, Naming, Preparing
+from pgdoorman.prepared.backend_names import MustWait
+from pgdoorman.prepared.client_names import ClientNames, Naming, Preparing
 from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
 from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol import codes
@@ -228,13 +229,13 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
     else:
         statement = session.pool.book.find(tail, session.wanted.planning)
     stickiness.note_statement(session, statement)
-    if backend.names.has(statement):
+    if backend.names.has(statement, names.segment):
         exchange.ask(
             Expected(CLOSE, reply=codes.PARSE_COMPLETE, effect=Naming(names, name, statement, None))
         )
         pieces.append(STAND_IN)
         return
-    backend.names.sent(statement)
+    backend.names.sent(statement, names.segment)
     counters.server_parses += 1
     exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
     pieces.append(prepare_message(statement))
@@ -395,9 +396,10 @@ class EmptiedSlot:
 def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: list[bytes]) -> None:
     """Have the backend prepare the statement if it lacks it. Should that fail, its error is the answer to the message
     that needs it."""
-    if not backend.names.has(statement):
+    segment = names_of(session).segment
+    if not backend.names.has(statement, segment):
         session.counters.server_parses += 1
-        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement)))
+        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, segment)))
         pieces.append(prepare_message(statement))
 
 
@@ -413,8 +415,8 @@ def rename_in_sql(session: "Session", backend: Backend, query: bytes, found: re.
     statement = names.find(own)
     if statement is None or backend.exchange.unsynced:
         return query
-    if not backend.names.has(statement) and backend.status != codes.FAILED:
-        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement)))
+    if not backend.names.has(statement, names.segment) and backend.status != codes.FAILED:
+        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))
         backend.exchange.ask(A_HIDDEN_SYNC)
         backend.push(prepare_message(statement) + _SYNC_MESSAGE)
     start, stop = found.span(4)

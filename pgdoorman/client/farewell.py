@@ -12,7 +12,7 @@ from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import Inquiry, Rows, note_parameter
 from pgdoorman.backend.reset import DISCARD_ALL, FORGETS_STATEMENTS, UNCLEANABLE, undo_sql
 from pgdoorman.backend.settings import DEFAULTS
-from pgdoorman.client.stickiness import Marks
+from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, Marks
 from pgdoorman.errors import PgDoormanError
 from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import codes
@@ -35,7 +35,7 @@ _NO_MARKS: Final = Marks()
 class Farewell:
     """Holds one backend until it is clean, then gives it back to its pool; or discards it."""
 
-    __slots__ = ("_backend", "_deliver", "_marks", "_passing", "_pool", "_reset_done", "_timer", "_worker")
+    __slots__ = ("_backend", "_deliver", "_marks", "_passing", "_pool", "_reported", "_reset_done", "_suspect", "_timer", "_worker")
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Farewell:
         self._deliver = deliver
         self._timer: Timer | None = None
         self._reset_done = False
+        self._suspect = False  # what it did while nobody listened any more
+        self._reported = backend.reported
 
     def __repr__(self) -> str:
         return f"<Farewell of {self._backend!r}>"
@@ -136,8 +138,13 @@ class Farewell:
                     backend.push(_SYNC)
             elif kind == codes.PARAMETER_STATUS:
                 note_parameter(backend, data[position + 5 : end])
-            elif exchange.completes(kind):
-                exchange.complete()
+            else:
+                if kind == codes.COMMAND_COMPLETE:
+                    note = NOTABLE.get(data[position + 5 : position + 8], 0)
+                    self._suspect = self._suspect or bool(note & NEEDS_A_LOOK)
+                    backend.close_wanted = backend.close_wanted or note == TAG_LOAD
+                if exchange.completes(kind):
+                    exchange.complete()
             position = end
         if position > total:
             backend.need = position - total
@@ -182,7 +189,7 @@ class Farewell:
             self._discard()
         elif self._reset_done:
             self._pool.checkin(backend, self._worker)
-        elif marks.suspect or "settings" in marks.pins:
+        elif marks.suspect or self._suspect or "settings" in marks.pins or backend.reported is not self._reported:
             # Nobody knows what it left: everything goes. (Not in one Query: DISCARD ALL stands alone.)
             Inquiry(backend, "RESET ROLE", PATIENCE, self._role_reset)
         elif sql := undo_sql(marks.pins):

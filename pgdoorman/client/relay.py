@@ -14,7 +14,7 @@ from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.client import stickiness
 from pgdoorman.client.holds import STALLED
-from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, LostSettings, Prelude
+from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, LostSettings, Prelude
 from pgdoorman.config.settings import PoolMode
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import restore_names
@@ -96,7 +96,7 @@ def relay(session: "Session", backend: Backend) -> None:
             note = NOTABLE.get(data[position + 5 : position + 8])
             if note is not None:
                 session.noted |= note
-                if note & NEEDS_A_LOOK and session.tracks:
+                if note & NEEDS_A_LOOK and (session.tracks or note == TAG_LOAD):
                     stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
         elif kind not in _UNSEEN:
             _relay_carefully(session, backend, data, position, answered)
@@ -233,7 +233,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 note = NOTABLE.get(data[position + 5 : position + 8])
                 if note is not None and passed:
                     session.noted |= note
-                    if note & NEEDS_A_LOOK and session.tracks:
+                    if note & NEEDS_A_LOOK and (session.tracks or note == TAG_LOAD):
                         stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
             if head is None or kind not in _ANSWERS:
                 ended = _OUT_OF_STEP

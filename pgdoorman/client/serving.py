@@ -13,7 +13,7 @@ from pgdoorman.client import extended_query, stickiness
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.holds import BACKLOGGED, STALLED
 from pgdoorman.errors import OutOfBudget, PgDoormanError, ProtocolViolation
-from pgdoorman.prepared.client_names import MustWait
+from pgdoorman.prepared.backend_names import MustWait
 from pgdoorman.prepared.scan import scan
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import A_QUERY
@@ -221,7 +221,7 @@ def serve_leased(session: "Session", backend: Backend, data: bytes) -> None:
         and not backend.exchange.unsynced
     ):
         if session.tracks:
-            flags = scan(data)
+            flags = scan(data[5:])
             if flags:
                 stickiness.note_text(session, backend, flags, data)
             if data.find(b"(") >= 0:
@@ -364,7 +364,7 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     exchange = backend.exchange
     names = session.names
     if session.tracks:
-        flags = scan(query)
+        flags = scan(query[5:])
         if flags:
             stickiness.note_text(session, backend, flags, query)
         if query.find(b"(") >= 0:

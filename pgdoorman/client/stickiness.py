@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import Backend
-from pgdoorman.backend.inquiry import Inquiry, Rows
+from pgdoorman.backend.inquiry import Inquiry, Rows, codec_of
 from pgdoorman.backend.reset import FORGET_SEQUENCES, UNCLEANABLE
 from pgdoorman.backend.settings import (
     SessionSettings,
@@ -29,7 +29,7 @@ from pgdoorman.client.holds import CARE, GONE
 from pgdoorman.config.settings import PinPolicy
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import close_message, query_message
-from pgdoorman.prepared.scan import CALLS, PINS, READS_SEQUENCES, SET_LOCAL, SETTINGS, USES_SEQUENCES, names_called, scan
+from pgdoorman.prepared.scan import CALLS, PINS, READS_SEQUENCES, SET_LOCAL, SETS, SETTINGS, USES_SEQUENCES, names_called, scan
 from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol.exchange import A_HIDDEN_CLOSE, QUERY, Expected
 
@@ -75,6 +75,7 @@ LOOK: Final = 1  # ask the backend at the end of the transaction
 SCHEMA: Final = 2  # DDL ran: what others parsed meanwhile is stale once it is committed
 HIDDEN_STATE: Final = 4  # a text in this lease changed or may have changed what texts mean
 TEMPORARY: Final = 8  # a text in this lease speaks of temporary objects
+MAY_SET: Final = 16  # a text in this lease may hold a SET that is not LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,14 @@ def marks_of(session: "Session") -> Marks:
     if not session.tracks:
         # Session pooling: nobody has kept account, so everything goes, unless the owner wants nothing to.
         return Marks(suspect=session.pool.settings.cleanup_server_connections)
-    suspect = bool(session.suspect & LOOK) or session.set_tags > session.local_sets or changed
+    suspect = bool(session.suspect & LOOK) or has_set(session) or changed
     return Marks(suspect, session.pins)
+
+
+def has_set(session: "Session") -> bool:
+    """Whether a SET ran in this lease that outlives its transaction. Where only SET LOCAL was sent, none did: the tags of
+    the two are the same."""
+    return bool(session.set_tags) and (not session.local_sets or bool(session.suspect & MAY_SET))
 
 
 # While the client has a backend.
@@ -107,6 +114,10 @@ def note_text(session: "Session", backend: Backend, flags: int, message: bytes) 
             session.custom_names |= custom_names_in(message)
     if flags & SET_LOCAL:
         session.local_sets += 1
+    if flags & SETS:
+        session.suspect |= MAY_SET
+        if message and b"." in message:
+            session.custom_names |= custom_names_in(message)
     if flags & READS_SEQUENCES and backend.sequences_of != session.lease_token:
         if not session.noted & TAG_WROTE and not backend.exchange.unsynced:
             _forget_sequences(backend)
@@ -135,7 +146,7 @@ def note_statement(session: "Session", statement: Statement) -> None:
     if statement.calls and not statement.calls <= session.pool.functions.harmless:
         session.unknown_calls |= statement.calls - session.pool.functions.harmless
         session.suspect |= LOOK
-    if statement.flags & SETTINGS or statement.text[:3].lower() == b"set":
+    if statement.flags & (SETTINGS | SETS | CALLS):
         text = statement.text
         if b"." in text:
             session.custom_names |= custom_names_in(text)
@@ -204,11 +215,11 @@ def may_leave(session: "Session", backend: Backend) -> bool:
     if not session.tracks:
         return True
     changed = backend.reported is not session.lease_reported
-    if suspect & LOOK or changed or session.set_tags > session.local_sets:
+    if suspect & LOOK or changed or has_set(session):
         audit(session, backend)
         return False
     session.local_sets = session.set_tags = 0
-    session.noted = 0
+    session.noted = session.suspect = 0
     return not session.pins
 
 
@@ -351,7 +362,7 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
             Inquiry(backend, sql, timeout, lambda backend, rows, error: _moved(session, backend, wanted, error))
             return
         backend.exchange.ask_query(Expected(QUERY, hidden=True, effect=Prelude(session, backend, wanted)))
-        backend.push(query_message(sql.encode()))
+        backend.push(query_message(sql.encode(codec_of(backend), "replace")))
     elif backend.reported is not session.told:
         session.sync_told(backend)
     session.lease_reported = backend.reported

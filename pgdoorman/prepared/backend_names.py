@@ -5,6 +5,10 @@ from collections import OrderedDict
 from pgdoorman.prepared.statement import Statement
 
 
+class MustWait(Exception):  # noqa: N818 - not an error: the caller holds the message back
+    """What a message means depends on an answer that is still outstanding."""
+
+
 class BackendNames:
     """The statements that a backend has (or will have, once what was sent is answered). Owned by the backend's owner.
 
@@ -16,7 +20,7 @@ class BackendNames:
 
     def __init__(self) -> None:
         self._known: OrderedDict[Statement, None] = OrderedDict()
-        self._pending: set[Statement] = set()
+        self._pending: dict[Statement, int] = {}
         self.hits = 0
         self.misses = 0
 
@@ -26,27 +30,36 @@ class BackendNames:
     def __contains__(self, statement: Statement) -> bool:
         return statement in self._known
 
-    def has(self, statement: Statement) -> bool:
-        """Whether a message may refer to it; a hit makes it the most recently used."""
+    def has(self, statement: Statement, segment: int = 0) -> bool:
+        """Whether a message in this segment may refer to it; a hit makes it the most recently used.
+
+        Raises MustWait if it was sent in an earlier segment that is still unanswered: should that have failed before it,
+        the statement was never made.
+        """
         if statement in self._known:
             self._known.move_to_end(statement)
             self.hits += 1
             return True
-        self.misses += 1
-        return statement in self._pending
+        sent_in = self._pending.get(statement)
+        if sent_in is None:
+            self.misses += 1
+            return False
+        if sent_in != segment:
+            raise MustWait
+        return True
 
-    def sent(self, statement: Statement) -> None:
-        """A Parse under its name is on the way."""
-        self._pending.add(statement)
+    def sent(self, statement: Statement, segment: int = 0) -> None:
+        """A Parse under its name is on the way, in this segment of the client's."""
+        self._pending[statement] = segment
 
     def confirmed(self, statement: Statement) -> None:
         """That Parse succeeded."""
-        self._pending.discard(statement)
+        self._pending.pop(statement, None)
         self._known[statement] = None
 
     def refused(self, statement: Statement) -> None:
         """That Parse failed or was skipped."""
-        self._pending.discard(statement)
+        self._pending.pop(statement, None)
 
     def forget(self, statement: Statement) -> None:
         """It was deallocated."""

@@ -5,12 +5,8 @@ but not yet answered is pending, and may be counted on only within its own segme
 everything behind the failure is skipped, the uses as well as the making. Across a Sync a use has to wait for the answer.
 """
 
-from pgdoorman.prepared.backend_names import BackendNames
+from pgdoorman.prepared.backend_names import BackendNames, MustWait
 from pgdoorman.prepared.statement import Statement
-
-
-class MustWait(Exception):  # noqa: N818 - not an error: the caller holds the message back
-    """The name's meaning depends on an answer that is still outstanding."""
 
 
 class Naming:
@@ -51,10 +47,10 @@ class Preparing:
 
     __slots__ = ("names", "statement")
 
-    def __init__(self, names: BackendNames, statement: Statement) -> None:
+    def __init__(self, names: BackendNames, statement: Statement, segment: int) -> None:
         self.names = names
         self.statement = statement
-        names.sent(statement)
+        names.sent(statement, segment)
 
     def happened(self) -> None:
         self.names.confirmed(self.statement)

@@ -430,7 +430,8 @@ PROBES: Final = {
     "custom parameter": "select coalesce(current_setting('my.own', true), '')",
     "application name": "select current_setting('application_name')",
     "users": "select current_user || ' ' || session_user || ' ' || current_setting('role')",
-    "schemas": "select array_to_string(current_schemas(true), ' ')",
+    # Without the implicit ones: an empty pg_temp stays behind for as long as the backend lives, and shows nothing.
+    "schemas": "select array_to_string(current_schemas(false), ' ')",
     "advisory locks": "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
     "table lock": "select count(*) from pg_locks l join pg_class c on c.oid = l.relation where relname = 'written'",
     "listening": "select string_agg(name, ' ') from pg_listening_channels() name",
