@@ -18,9 +18,6 @@ UNDO: Final = {
 FORGETS_STATEMENTS: Final = frozenset({"prepared statement"})
 """Reasons whose undoing also deallocates the statements that we prepared."""
 
-UNCLEANABLE: Final = frozenset({"loaded library"})
-"""What nothing undoes: such a backend is closed when its client leaves."""
-
 DISCARD_ALL: Final = "DISCARD ALL"
 FORGET_SEQUENCES: Final = "DISCARD SEQUENCES"
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import Inquiry, Rows, note_parameter
-from pgdoorman.backend.reset import DISCARD_ALL, FORGETS_STATEMENTS, UNCLEANABLE, undo_sql
+from pgdoorman.backend.reset import DISCARD_ALL, FORGETS_STATEMENTS, undo_sql
 from pgdoorman.backend.settings import DEFAULTS
 from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, Marks
 from pgdoorman.errors import PgDoormanError
 from pgdoorman.pool.pool import Pool
+from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
-from pgdoorman.protocol.exchange import A_SYNC
+from pgdoorman.protocol.exchange import A_SYNC, QUERY, Expected
 from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at, message
 from pgdoorman.runtime.poller import WRITE
 from pgdoorman.runtime.timers import Timer
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 5.0  # seconds for each step
 _SYNC: Final = b"S\0\0\0\4"
+_ROLLBACK: Final = query_message(b"ROLLBACK")
 _COPY_FAIL: Final = message(codes.COPY_FAIL, b"the client has left\0")
 _NO_MARKS: Final = Marks()
 
@@ -78,10 +80,16 @@ class Farewell:
         if backend.exchange.copying:
             backend.push(_COPY_FAIL)
         if backend.exchange.unsynced:
-            backend.exchange.ask(A_SYNC)
-            backend.push(_SYNC)
+            self._end_segment(backend)
         if backend.exchange.entries and self._deliver is not None:
             self._deliver(backend)
+
+    def _end_segment(self, backend: Backend) -> None:
+        """Undo what the client began and never synced, as a server does whose client leaves; then the Sync, without which
+        it would skip or hold what follows. (While it skips it ignores the ROLLBACK, and so does the exchange.)"""
+        backend.exchange.ask_query(Expected(QUERY, hidden=True))
+        backend.exchange.ask(A_SYNC)
+        backend.push(_ROLLBACK + _SYNC)
 
     # Letting it end.
 
@@ -134,8 +142,7 @@ class Farewell:
                 exchange.copy_in_begins()
                 backend.push(_COPY_FAIL)
                 if exchange.unsynced or not exchange.entries or exchange.entries[-1].kind > 2:
-                    exchange.ask(A_SYNC)
-                    backend.push(_SYNC)
+                    self._end_segment(backend)
             elif kind == codes.PARAMETER_STATUS:
                 note_parameter(backend, data[position + 5 : end])
             else:
@@ -185,9 +192,7 @@ class Farewell:
     def _reset(self) -> None:
         backend = self._backend
         marks = self._marks
-        if marks.pins & UNCLEANABLE:
-            self._discard()
-        elif self._reset_done:
+        if self._reset_done:
             self._pool.checkin(backend, self._worker)
         elif marks.suspect or self._suspect or "settings" in marks.pins or backend.reported is not self._reported:
             # Nobody knows what it left: everything goes. (Not in one Query: DISCARD ALL stands alone.)

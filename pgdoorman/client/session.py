@@ -71,6 +71,7 @@ class Session:
         "lease_number",
         "lease_reported",
         "ledger",
+        "libraries",
         "local_sets",
         "names",
         "noted",
@@ -166,6 +167,7 @@ class Session:
         self.set_tags = 0
         self.local_sets = 0
         self.custom_names: set[str] = set()
+        self.libraries: tuple[str, ...] = ()
         self.unknown_calls: set[bytes] = set()
         self.recent = b""
         self.lease_reported: Reported | None = None
@@ -391,7 +393,9 @@ class Session:
     def granted(self, backend: Backend) -> None:
         """The pool has a backend for us, after a wait."""
         if self.held & GONE or not self.held & WAITING:
-            # The client left, or was refused, while the grant was on its way.
+            # The client left, or was refused, while the grant was on its way. It has to be ours before it can be given
+            # back: its home is where its poller is.
+            backend.move_to(self.worker)
             self.pool.checkin(backend, self.worker)
             if self.dismissed is not None:
                 self.dismiss(self.dismissed)
@@ -425,6 +429,7 @@ class Session:
             backend.settings is not self.wanted
             or backend.reported is not self.told
             or self.begin is not None
+            or self.libraries
             or len(backend.names) > self.pool.settings.server_prepared_statements_cache_size
             or (backend.idle_since and now - backend.idle_since > self.pool.settings.server_idle_check_timeout > 0)
         ):

@@ -8,13 +8,14 @@ something is left that cannot be moved. Settings are put on the next backend whe
 pins the client to its backend for as long as it exists.
 """
 
+import re
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import Inquiry, Rows, codec_of
-from pgdoorman.backend.reset import FORGET_SEQUENCES, UNCLEANABLE
+from pgdoorman.backend.reset import FORGET_SEQUENCES
 from pgdoorman.backend.settings import (
     SessionSettings,
     audit_sql,
@@ -45,6 +46,8 @@ TAG_NAMES: Final = 4  # statements may be gone
 TAG_SCHEMA: Final = 8  # texts may mean something else now
 TAG_WROTE: Final = 16  # sequences may have moved
 TAG_LOAD: Final = 32
+
+_LOAD: Final = re.compile(rb"\bload\s++('(?:[^']|'')++')", re.IGNORECASE)
 
 NEEDS_A_LOOK: Final = TAG_SET | TAG_STATE | TAG_NAMES | TAG_SCHEMA | TAG_LOAD
 
@@ -167,10 +170,15 @@ def note_tag(session: "Session", backend: Backend, note: int, tag: bytes) -> Non
         session.suspect |= LOOK
         _note_names(session)
     if note & TAG_LOAD:
-        session.pins |= UNCLEANABLE
+        # Nothing unloads a library: the backend is closed when it comes back, and the next one loads it again.
         backend.close_wanted = True
+        session.libraries += tuple(name for name in _libraries_in(session.recent) if name not in session.libraries)
     if note & TAG_NAMES:
         _names_gone(session, backend, tag)
+
+
+def _libraries_in(text: bytes) -> list[str]:
+    return [match.decode("utf-8", "replace") for match in _LOAD.findall(text)]
 
 
 def _note_names(session: "Session") -> None:
@@ -185,7 +193,7 @@ def _names_gone(session: "Session", backend: Backend, tag: bytes) -> None:
         if session.names is not None:
             session.names.clear()
         if tag == b"DISCARD ALL":
-            session.pins -= session.pins - UNCLEANABLE
+            session.pins = frozenset()
     elif session.deallocating is not None and session.names is not None:
         name, statement = session.deallocating
         session.names.names.pop(name, None)
@@ -294,7 +302,7 @@ def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
     missing = {n: v for n, v in session.startup_settings.by_name.items() if n not in found.by_name}
     # What came with the login is the client's own default: a RESET returns to it, and we set it again.
     session.wanted = settings_of({**missing, **found.by_name}) if missing else found
-    session.pins = pins_of_audit(rows) | (session.pins & UNCLEANABLE)
+    session.pins = pins_of_audit(rows)
     session.pool.functions.learn(session.unknown_calls, harmful_of_audit(rows))
     session.unknown_calls.clear()
     session.custom_names = {name for name in session.custom_names if name in found.by_name}
@@ -370,6 +378,10 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
         backend.exchange.ask(A_HIDDEN_CLOSE)
         backend.push(close_message(statement.name))
     backend.exchange.unsynced = False  # Closes of ours need no Sync: the client's own message flushes them
+    if session.libraries:
+        backend.close_wanted = True
+        backend.exchange.ask_query(Expected(QUERY, hidden=True))
+        backend.push(query_message("; ".join(f"LOAD {name}" for name in session.libraries).encode()))
     if session.begin is not None:
         backend.exchange.ask_query(Expected(QUERY, hidden=True))
         backend.push(query_message(session.begin))
