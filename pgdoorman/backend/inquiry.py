@@ -112,13 +112,16 @@ _CODECS: Final = {
     "MULE_INTERNAL": "latin-1",
     "UHC": "cp949",
     "EUC_TW": "big5",
-} | {f"LATIN{number}": f"iso8859-{part}" for number, part in zip(range(1, 11), (1, 2, 3, 4, 9, 10, 13, 14, 15, 16), strict=True)}
+} | {
+    f"LATIN{number}": f"iso8859-{part}"
+    for number, part in zip(range(1, 11), (1, 2, 3, 4, 9, 10, 13, 14, 15, 16), strict=True)
+}
 
 
 def codec_of(backend: Backend) -> str:
     """The Python codec for what is said on this connection. Where Python has none, bytes pass as they are."""
     name = backend.reported.by_name.get("client_encoding", "UTF8")
-    name = _CODECS.get(name, name.replace("WIN", "cp") if name.startswith("WIN1") or name.startswith("WIN8") else name)
+    name = _CODECS.get(name, name.replace("WIN", "cp") if name.startswith(("WIN1", "WIN8")) else name)
     try:
         return codecs.lookup(name).name
     except LookupError:

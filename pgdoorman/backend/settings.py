@@ -174,15 +174,21 @@ _MOST_NAMES = 200
 
 # Which of the functions called may change the session where no text shows it: those whose own text, or that of a function
 # it mentions, has one of these words. (Words that a client's text is scanned for need not be found here.)
-_HARMFUL = r"set_config|advisory|\mpg_temp|\mtemp(orary)?\M|\mlisten\M|\mload\M|\mprepare\M|\mexecute\M|(^|[;$]|\m(begin|then|else|loop)\M)\s*(re)?set\M"
+_HARMFUL = (
+    r"set_config|advisory|\mpg_temp|\mtemp(orary)?\M|\mlisten\M|\mload\M|\mprepare\M|\mexecute\M"
+    r"|(^|[;$]|\m(begin|then|else|loop)\M)\s*(re)?set\M"
+)
 
 _FUNCTIONS = """\
 UNION ALL (WITH RECURSIVE own AS (
- SELECT oid, proname, prosrc FROM pg_catalog.pg_proc WHERE prolang OPERATOR(pg_catalog.<>) 12 AND prolang OPERATOR(pg_catalog.<>) 13
+ SELECT oid, proname, prosrc FROM pg_catalog.pg_proc
+ WHERE prolang OPERATOR(pg_catalog.<>) 12 AND prolang OPERATOR(pg_catalog.<>) 13
 ), reached AS (
  SELECT proname AS called, oid, prosrc FROM own WHERE proname OPERATOR(pg_catalog.=) ANY ({names}::pg_catalog.name[])
- UNION SELECT r.called, o.oid, o.prosrc FROM reached r JOIN own o ON pg_catalog.strpos(r.prosrc, o.proname::pg_catalog.text) OPERATOR(pg_catalog.>) 0
-) SELECT DISTINCT 'f', called::pg_catalog.text, 'harmful' FROM reached WHERE prosrc IS NULL OR prosrc OPERATOR(pg_catalog.~*) {harmful})"""
+ UNION SELECT r.called, o.oid, o.prosrc FROM reached r JOIN own o
+ ON pg_catalog.strpos(r.prosrc, o.proname::pg_catalog.text) OPERATOR(pg_catalog.>) 0
+) SELECT DISTINCT 'f', called::pg_catalog.text, 'harmful' FROM reached
+ WHERE prosrc IS NULL OR prosrc OPERATOR(pg_catalog.~*) {harmful})"""
 
 
 def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = ()) -> str:

@@ -55,9 +55,7 @@ _SYNC_MESSAGE: Final = b"S\0\0\0\4"
 _PLAIN: Final = {codes.PARSE: A_PARSE, codes.BIND: A_BIND, codes.EXECUTE: AN_EXECUTE}
 
 
-def translate(
-    session: "Session", backend: Backend, data: bytes, position: int, total: int, pieces: list[bytes]
-) -> int:
+def translate(session: "Session", backend: Backend, data: bytes, position: int, total: int, pieces: list[bytes]) -> int:
     """Pass on the whole message at `position`, or the whole plain segment that begins there. Returns where it ends.
 
     Raises MustWait if the message depends on an outstanding answer; nothing was done then.
@@ -230,9 +228,7 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
         statement = session.pool.book.find(tail, session.wanted.planning)
     stickiness.note_statement(session, statement)
     if backend.names.has(statement, names.segment):
-        exchange.ask(
-            Expected(CLOSE, reply=codes.PARSE_COMPLETE, effect=Naming(names, name, statement, None))
-        )
+        exchange.ask(Expected(CLOSE, reply=codes.PARSE_COMPLETE, effect=Naming(names, name, statement, None)))
         pieces.append(STAND_IN)
         return
     backend.names.sent(statement, names.segment)

@@ -37,7 +37,18 @@ _NO_MARKS: Final = Marks()
 class Farewell:
     """Holds one backend until it is clean, then gives it back to its pool; or discards it."""
 
-    __slots__ = ("_backend", "_deliver", "_marks", "_passing", "_pool", "_reported", "_reset_done", "_suspect", "_timer", "_worker")
+    __slots__ = (
+        "_backend",
+        "_deliver",
+        "_marks",
+        "_passing",
+        "_pool",
+        "_reported",
+        "_reset_done",
+        "_suspect",
+        "_timer",
+        "_worker",
+    )
 
     def __init__(
         self,

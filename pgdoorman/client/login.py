@@ -225,7 +225,7 @@ class Login:
         """Heavy work of a login, on a helper thread."""
         try:
             answer = offload.work()
-        except Exception as error:  # whatever it is belongs to this login
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to this login
             self._worker.post(partial(self._done, None, error))
             return
         self._worker.post(partial(self._done, answer, None))

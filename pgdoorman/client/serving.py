@@ -32,12 +32,21 @@ _COPY: Final = frozenset(b"cdf")
 
 # The first three bytes of texts that may be answered without a server, in the usual spellings.
 _LOCAL_STARTS: Final = frozenset(
-    spelling for word in (b"beg", b"sta", b"com", b"end", b"rol", b"abo") for spelling in (word, word.upper(), word.title())
+    spelling
+    for word in (b"beg", b"sta", b"com", b"end", b"rol", b"abo")
+    for spelling in (word, word.upper(), word.title())
 ) | {b";\0", b"\0"}
 
-_MODE: Final = rb"(?:isolation\s+level\s+(?:serializable|repeatable\s+read|read\s+committed|read\s+uncommitted)|read\s+write|read\s+only|(?:not\s+)?deferrable)"  # fmt: skip
+_MODE: Final = (
+    rb"(?:isolation\s+level\s+(?:serializable|repeatable\s+read|read\s+committed|read\s+uncommitted)"
+    rb"|read\s+write|read\s+only|(?:not\s+)?deferrable)"
+)
 _BEGIN: Final = re.compile(
-    rb"(begin(?:\s+(?:work|transaction))?|start\s+transaction)(?:\s+" + _MODE + rb"(?:\s*,?\s+" + _MODE + rb")*)?\s*;?\s*\Z",
+    rb"(begin(?:\s+(?:work|transaction))?|start\s+transaction)(?:\s+"
+    + _MODE
+    + rb"(?:\s*,?\s+"
+    + _MODE
+    + rb")*)?\s*;?\s*\Z",
     re.IGNORECASE,
 )
 _END: Final = re.compile(rb"(?:(commit|end)|(rollback|abort))(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
@@ -80,7 +89,12 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
         end = position + 1 + length
         if not _is_valid(session, kind, length):
             return
-        if end > total and kind not in _COPY and not session.skipping and not _may_begin(session, end - position, total - position):
+        if (
+            end > total
+            and kind not in _COPY
+            and not session.skipping
+            and not _may_begin(session, end - position, total - position)
+        ):
             # Not yet whole: a client that sends slowly must not keep a backend waiting.
             _gather(session, data[position:], end - position)
             return
@@ -395,5 +409,3 @@ def _is_valid(session: "Session", kind: int, length: int) -> bool:
         session.lost()
         return False
     return True
-
-

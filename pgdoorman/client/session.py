@@ -463,9 +463,9 @@ class Session:
             if self.dismissed is not None:
                 self.dismiss(self.dismissed)
             return
-        if self.suspect or self.noted or self.pins or backend.reported is not self.lease_reported:
-            if not stickiness.may_leave(self, backend):
-                return
+        touched = self.suspect or self.noted or self.pins or backend.reported is not self.lease_reported
+        if touched and not stickiness.may_leave(self, backend):
+            return
         self.give_back(backend, now)
 
     def give_back(self, backend: Backend, now: float) -> None:
@@ -606,7 +606,9 @@ class Session:
         marks = stickiness.marks_of(self)
         self.backend = None
         if backend.is_open:
-            Farewell(backend, self.pool, self.worker, passing=bool(self.passing), marks=marks, deliver=self._cancel_rest).begin()
+            Farewell(
+                backend, self.pool, self.worker, passing=bool(self.passing), marks=marks, deliver=self._cancel_rest
+            ).begin()
 
     def care_for(self, backend: Backend, marks: stickiness.Marks) -> None:
         """Give up a backend that has to be cleaned first."""
@@ -637,7 +639,11 @@ def _deliver(backend: Backend, worker: Worker, settings: UserPoolSettings, done:
     """Deliver a cancel request; on a helper thread. The backend cannot go to anyone else meanwhile."""
     try:
         wait_cancelled(
-            backend.address, backend.process_id, backend.cancel_secret, settings.connect_timeout, socket_options(settings.tcp)
+            backend.address,
+            backend.process_id,
+            backend.cancel_secret,
+            settings.connect_timeout,
+            socket_options(settings.tcp),
         )
     except PgDoormanError:
         pass  # a server that cannot be reached has its own way of ending queries
@@ -655,4 +661,3 @@ def _delivered(backend: Backend) -> None:
 
 def _nothing() -> None:
     """Nobody is to be told."""
-

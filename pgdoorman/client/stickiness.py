@@ -30,7 +30,17 @@ from pgdoorman.client.holds import CARE, GONE
 from pgdoorman.config.settings import PinPolicy
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import close_message, query_message
-from pgdoorman.prepared.scan import CALLS, PINS, READS_SEQUENCES, SET_LOCAL, SETS, SETTINGS, USES_SEQUENCES, names_called, scan
+from pgdoorman.prepared.scan import (
+    CALLS,
+    PINS,
+    READS_SEQUENCES,
+    SET_LOCAL,
+    SETS,
+    SETTINGS,
+    USES_SEQUENCES,
+    names_called,
+    scan,
+)
 from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol.exchange import A_HIDDEN_CLOSE, QUERY, Expected
 
@@ -341,7 +351,7 @@ class Prelude:
         """The backend is gone."""
 
 
-class LostSettings(Exception):  # noqa: N818 - the relay turns it into the end of the session
+class LostSettings(Exception):
     """A client's settings could not be put on its backend, and its messages are already on their way."""
 
     def __init__(self, reason: PgDoormanError) -> None:
@@ -429,7 +439,9 @@ def _moved(session: "Session", backend: Backend, wanted: SessionSettings, error:
 
 def _without_culprit(settings: SessionSettings, complaint: str, startup: SessionSettings) -> SessionSettings:
     remaining = {
-        name: value for name, value in settings.by_name.items() if f'"{value}"' not in complaint and name not in complaint
+        name: value
+        for name, value in settings.by_name.items()
+        if f'"{value}"' not in complaint and name not in complaint
     }
     if len(remaining) == len(settings.by_name):
         remaining = {name: value for name, value in startup.by_name.items() if settings.by_name.get(name) != value}

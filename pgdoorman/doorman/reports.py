@@ -56,7 +56,7 @@ def client_row(session: Session, clock: float) -> ClientRow:
     """One row of SHOW CLIENTS. `clock` turns monotonic time into Unix time."""
     now = monotonic()
     backend = session.backend
-    busy = session.query_began if session.query_began else 0.0
+    busy = session.query_began or 0.0
     waiting = bool(session.held & WAITING)
     began = session.waiting_since if waiting else busy
     return ClientRow(
@@ -142,7 +142,12 @@ def backend_row(backend: Backend, pool: Pool, clock: float) -> BackendRow:
 def memory_row(pool: Pool, sessions: Sequence[Session]) -> PoolMemoryRow:
     """What a pool and its clients remember of statements."""
     shared = pool.book.statements()
-    named = [statement for session in sessions if session.names is not None for statement in list(session.names.names.values())]
+    named = [
+        statement
+        for session in sessions
+        if session.names is not None
+        for statement in list(session.names.names.values())
+    ]
     return PoolMemoryRow(
         database=pool.database,
         user=pool.user,

@@ -245,7 +245,9 @@ class Ledger[E: Entry, W: Waiter]:
             errands = self._settle_locked(now) or Errands()
             lacking = self._minimum - len(self._members) - self._opening
             if lacking > 0 and not self._closed and now >= self._open_not_before:
-                more = min(lacking, self._parallel_openings - self._opening, self._limit - len(self._members) - self._opening)
+                more = min(
+                    lacking, self._parallel_openings - self._opening, self._limit - len(self._members) - self._opening
+                )
                 if more > 0:
                     self._opening += more
                     errands.openings += more

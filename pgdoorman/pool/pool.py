@@ -9,14 +9,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from time import monotonic
 from typing import Any, Protocol
 
+from pgdoorman import __version__
 from pgdoorman.auth.backend_login import BackendCredentials
 from pgdoorman.auth.secrets import ScramKeys, encode_password, parse_secret
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
-from pgdoorman import __version__ as VERSION
 from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
 from pgdoorman.backend.startup import OpeningPlan, wait_opened
 from pgdoorman.config.settings import TcpSettings, UserPoolSettings
@@ -95,7 +96,7 @@ class Pool:
         self.disabled = False
         self.removed = False
         self._scram_keys: ScramKeys | None = None
-        self._next_home = random.randrange(len(surroundings.workers))
+        self._next_home = next(_pools) % len(surroundings.workers)
         self._version = codes.PROTOCOL_3_0
         self._next_expiry = monotonic() + settings_period(settings)
         self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
@@ -193,7 +194,7 @@ class Pool:
         now = monotonic()
         lifetime = self.settings.server_lifetime
         if lifetime:
-            backend.expires_at = now + lifetime * random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)
+            backend.expires_at = now + lifetime * jitter(1 + LIFETIME_JITTER)
         backend.epoch = epoch
         backend.pool = self
         backend.on_idle_event = self._on_idle_event
@@ -248,7 +249,7 @@ class Pool:
         mode = self.settings.pool_mode.value
         return {
             "pgdoorman.pool_mode": mode,
-            "pgdoorman.version": VERSION,
+            "pgdoorman.version": __version__,
             "pgbouncer.pool_mode": mode,
             "pgbouncer.max_prepared_statements": str(self.settings.server_prepared_statements_cache_size),
         }
@@ -283,7 +284,7 @@ class Pool:
 
     def expire(self, now: float, at_most: int = 1000) -> int:
         """Close idle backends that are too old or idle for too long. Returns how many."""
-        limit = self.settings.idle_timeout * random.uniform(1 - LIFETIME_JITTER, 1)
+        limit = self.settings.idle_timeout * jitter(1.0)
         taken = self.ledger.take_idle(now, limit, at_most)
         for backend in taken:
             backend.close()
@@ -326,6 +327,14 @@ class Pool:
     def traffic(self) -> TrafficReport:
         """What was counted so far, and in the last whole period."""
         return self.period.report(self.counters)
+
+
+_pools = count()
+
+
+def jitter(upper: float) -> float:
+    """A factor that keeps backends opened together from ending together; no secret depends on it."""
+    return random.uniform(1 - LIFETIME_JITTER, upper)  # noqa: S311
 
 
 WAITED_TOO_LONG = CheckoutTimeout(
@@ -395,4 +404,3 @@ def settings_period(settings: UserPoolSettings) -> float:
 def _major_version(reported: Reported) -> int:
     digits = reported.by_name.get("server_version", "").split(".")[0].split(" ")[0]
     return int(digits) if digits.isdigit() else 0
-

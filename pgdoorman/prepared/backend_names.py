@@ -5,7 +5,7 @@ from collections import OrderedDict
 from pgdoorman.prepared.statement import Statement
 
 
-class MustWait(Exception):  # noqa: N818 - not an error: the caller holds the message back
+class MustWait(Exception):
     """What a message means depends on an answer that is still outstanding."""
 
 

@@ -71,7 +71,7 @@ class Worker(Thread):
                     continue
                 try:
                     handler(self, mask)
-                except Exception as error:  # one connection's accident must not end the others (see the class)
+                except Exception as error:  # noqa: BLE001 - one connection's accident must not end the others (see the class)
                     self._crashed(handler, error)
             if due is not None:
                 for call in self.timers.take_due(monotonic()):
@@ -85,7 +85,7 @@ class Worker(Thread):
     def _make(self, call: Callable[[], Any]) -> None:
         try:
             call()
-        except Exception as error:  # the same guard as in the loop
+        except Exception as error:  # noqa: BLE001 - the same guard as in the loop
             self._crashed(call, error)
 
     def _crashed(self, call: Any, error: Exception) -> None:
