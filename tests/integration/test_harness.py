@@ -62,6 +62,7 @@ def test_settle_reads_exactly_what_is_owed(postgres: Postgres) -> None:
     with postgres.connect("app") as wire:
         kinds = "".join(reply.kind for reply in wire.ask(parse("", "select 1"), bind(), describe_portal(), flush()))
         assert kinds == "12T"
+        assert not wire.outstanding.is_empty  # the Sync is missing
         kinds = "".join(reply.kind for reply in wire.ask(execute(), sync(), parse("", "nonsense"), bind(), sync()))
         assert kinds == "DCZEZ"
         assert wire.outstanding.is_empty

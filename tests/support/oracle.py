@@ -77,7 +77,7 @@ insert into c{0}.t (name) values ('one'), ('two'), ('three'); insert into c{0}.u
 
 _END_BACKENDS = """
 select pg_terminate_backend(pid, 2000) from pg_stat_activity
-where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+where datname = current_database() and application_name <> 'oracle keeper' and backend_type = 'client backend'
 """
 
 
@@ -609,10 +609,12 @@ class Finding:
     profile: str
     turns: tuple[Turn, ...]
     difference: Difference
-    note: str
+    note: str = ""
+    history: tuple[tuple[Turn, ...], ...] = ()  # conversations of earlier clients that must come before
 
     def report(self) -> str:
         size = sum(len(step) for turn in self.turns for step in turn.steps)
+        earlier = "".join(f"\n{as_code(turns)}\n# those clients have left; then" for turns in self.history)
         which = f"--seed {self.seed} --first {self.number} --batches 1 --profile {self.profile}"
         return f"""
 ORDER ORACLE: the pooler does not answer as PostgreSQL does
@@ -621,7 +623,7 @@ again: python -m tests.support.oracle {which} --port PORT --direct-port PORT
 
 {self.difference.report()}
 
-as code for tests.support.scenario:
+as code for tests.support.scenario:{earlier}
 {as_code(self.turns)}"""
 
 
@@ -655,7 +657,7 @@ class Oracle:
         script = record(turns, lambda number: self._direct(REFERENCE, startups[number]), len(startups))
         return compare(script, lambda number: self._pooled(startups[number]), patience or self._patience)
 
-    def hunt(self, seed: int, profile: str, first: int, scenarios: int, shrink_seconds: float = 25.0) -> Finding | None:
+    def hunt(self, seed: int, profile: str, first: int, scenarios: int, shrink_seconds: float = 40.0) -> Finding | None:
         """Tries scenarios until one differs; that one is made smaller."""
         generator = Generator(seed, profile)
         startups = _PLAIN if profile == "protocol" else _DIFFERENT
@@ -663,26 +665,45 @@ class Oracle:
             turns = generator.scenario(number)
             difference = self.try_scenario(turns, startups)
             if difference is not None:
-                turns, difference, note = self.shrink(turns, startups, difference, shrink_seconds)
-                return Finding(seed, number, profile, tuple(turns), difference, note)
+                before = [generator.scenario(earlier) for earlier in range(max(first, number - 2), number)]
+                return self._shrink(
+                    Finding(seed, number, profile, tuple(turns), difference), before, startups, shrink_seconds
+                )
         return None
 
-    def shrink(
-        self, turns: list[Turn], startups: Sequence[Mapping[str, str]], difference: Difference, seconds: float
-    ) -> tuple[list[Turn], Difference, str]:
-        """The smallest scenario found in `seconds` that still differs, its difference, and a remark."""
+    def _shrink(
+        self, finding: Finding, before: Sequence[list[Turn]], startups: Sequence[Mapping[str, str]], seconds: float
+    ) -> Finding:
+        """The smallest conversation found in `seconds` that still differs, alone or behind one or two earlier ones."""
+        for depth in range(len(before) + 1):
+            history = list(before[len(before) - depth :])
+            if (again := self._again(history, finding.turns, startups)) is not None:
+                break
+        else:
+            note = "; it does not fail when played again, not even behind the two before it: a matter of timing"
+            return replace(finding, note=note)
+        turns, why = minimise(
+            finding.turns, lambda smaller: self._again(history, smaller, startups), again, seconds / (depth + 1)
+        )
+        for at in range(depth):
 
-        def fails(smaller: Sequence[Turn]) -> Difference | None:
-            self.end_pooled_backends()
-            try:
-                return self.try_scenario(smaller, startups, patience=1.5)
-            except Silence:
-                return None  # the cut scenario is no longer a fair question
+            def fails(smaller: Sequence[Turn], at: int = at) -> Difference | None:
+                return self._again([*history[:at], list(smaller), *history[at + 1 :]], turns, startups)
 
-        if (again := fails(turns)) is None:
-            return turns, difference, "; it does not fail when played again: an earlier one left something behind"
-        smaller, why = minimise(turns, fails, again, seconds)
-        return smaller, why, ""
+            history[at], why = minimise(history[at], fails, why, seconds / (depth + 1))
+        return replace(finding, turns=tuple(turns), difference=why, history=tuple(tuple(one) for one in history))
+
+    def _again(
+        self, history: Sequence[Sequence[Turn]], turns: Sequence[Turn], startups: Sequence[Mapping[str, str]]
+    ) -> Difference | None:
+        """On backends of its own, so that only `history` can have left something behind."""
+        self.end_pooled_backends()
+        try:
+            for earlier in history:
+                self.try_scenario(earlier, startups, patience=1.5)
+            return self.try_scenario(turns, startups, patience=1.5)
+        except Silence:
+            return None  # the cut scenario is no longer a fair question
 
     def end_pooled_backends(self) -> None:
         """What a backend has kept from earlier scenarios must not be blamed on this one."""
@@ -702,7 +723,7 @@ class Oracle:
         """55P03 means that a backend went back in a transaction, or is stuck; the next scenario must not suffer."""
         holders = keeper.rows(
             "select pid, state, query from pg_stat_activity where datname = current_database()"
-            " and pid <> pg_backend_pid() and backend_type = 'client backend'"
+            " and application_name <> 'oracle keeper' and backend_type = 'client backend'"
         )
         keeper.run(_END_BACKENDS)
         if error.sqlstate != "55P03":

@@ -330,6 +330,7 @@ class Outstanding:
     def __init__(self) -> None:
         self._queue: deque[str] = deque()  # what is not answered yet, with the Flushes and the ends of COPY in between
         self._skipping = False  # an error came and its Sync is not sent yet
+        self._open = False  # a batch was begun and its Sync is not answered yet
         self.copying = False  # the server waits for our CopyData
         self.status = "I"
         self.closed = False
@@ -344,14 +345,15 @@ class Outstanding:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing at all is under way, not even unflushed or to be skipped."""
-        return not self._queue and not self._skipping and not self.copying
+        """Nothing at all is under way: no answer is to come and no Sync is missing."""
+        return not self._queue and not self._open and not self.copying
 
     def sent(self, kind: str) -> None:
         if self.copying and kind in "dHScf":
             self._sent_in_copy(kind)
         elif kind == "S" or (kind in "PBDECQFHcf" and not self._skipping):
             self._skipping = False
+            self._open = self._open or kind in self._ONE_ANSWER
             self._queue.append(kind)
             self._drop_answerless()
 
@@ -367,6 +369,7 @@ class Outstanding:
             self.status = reply.body.decode("latin-1")
             while self._queue and self._queue.popleft() not in "QFS":
                 pass
+            self._open = any(left in self._ONE_ANSWER for left in self._queue)
         elif kind == "E":
             self._failed(reply)
         elif kind == "G":
