@@ -32,6 +32,9 @@ class Holder(Protocol):
     def on_backend_crash(self, backend: "Backend", error: Exception) -> None:
         """Handling an event of the backend failed unexpectedly."""
 
+    def on_notification(self, backend: "Backend", message: bytes) -> None:
+        """A NotificationResponse came while somebody else was listening on the holder's behalf."""
+
 
 class Stream(Protocol):
     """A socket or something that speaks like one (TLS)."""

@@ -13,7 +13,7 @@ from pgdoorman.backend.settings import reported_of
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError, ProtocolViolation
 from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
-from pgdoorman.protocol.framing import FrameReader
+from pgdoorman.protocol.framing import FrameReader, message
 from pgdoorman.protocol.startup import parse_error_fields
 from pgdoorman.runtime.poller import WRITE
 from pgdoorman.runtime.timers import Timer
@@ -44,6 +44,7 @@ class Inquiry:
         self._rows: Rows = []
         self._error: PgDoormanError | None = None
         backend.holder = self
+        backend.unnamed = None
         self._timer: Timer = backend.worker.after(timeout, self._out_of_time)
         self._codec = codec_of(backend)
         backend.push(query_message(sql.encode(self._codec, "replace")))
@@ -68,6 +69,9 @@ class Inquiry:
         except ProtocolViolation as violation:
             self._finish(BackendUnavailable(f"the server broke the protocol: {violation}"))
 
+    def on_notification(self, backend: Backend, message: bytes) -> None:
+        """Inquiries do not listen for each other."""
+
     def on_backend_crash(self, backend: Backend, error: Exception) -> None:
         self._finish(BackendUnavailable(f"internal error: {error}"))
 
@@ -86,6 +90,8 @@ class Inquiry:
                 self._error = self._error or BackendRefused(parse_error_fields(body))
             elif kind == codes.PARAMETER_STATUS:
                 note_parameter(backend, body)
+            elif kind == codes.NOTIFICATION_RESPONSE and self._holder is not None:
+                self._holder.on_notification(backend, message(kind, body))
 
     def _out_of_time(self) -> None:
         self._finish(BackendUnavailable("the server did not answer in time"))

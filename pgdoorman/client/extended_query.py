@@ -217,6 +217,11 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
             exchange.ask(A_PARSE)
             pieces.append(parse_message(live.name, tail))
             return
+    if name and (session.suspect & stickiness.PREPARED or "prepared statement" in session.pins):
+        # SQL may have given this name to a statement of its own, on this very backend: let the server compare.
+        exchange.ask(Expected(PARSE, hidden=True))
+        exchange.ask(Expected(CLOSE, hidden=True))
+        pieces.append(parse_message(name, tail) + close_message(name))
     uncertain = backend.status == codes.FAILED or exchange.awaits_ready
     private = session.planning_is_private
     if private or uncertain:

@@ -120,6 +120,9 @@ class Farewell:
         if backend.exchange.is_settled and not backend.tail and not backend.need:
             self._settled()
 
+    def on_notification(self, backend: Backend, message: bytes) -> None:
+        """Nobody listens any more."""
+
     def on_backend_crash(self, backend: Backend, error: Exception) -> None:
         self._discard()
 

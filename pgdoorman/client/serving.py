@@ -245,6 +245,7 @@ def serve_leased(session: "Session", backend: Backend, data: bytes) -> None:
         if not session.query_began:
             session.query_began = monotonic()
         exchange.entries.append(A_QUERY)
+        backend.unnamed = None  # a Query drops what is in the server's unnamed slot
         session.counters.received += total
         backend.push(data)
         if backend.out:

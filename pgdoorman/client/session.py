@@ -495,6 +495,11 @@ class Session:
                 return
         relay.relay(self, backend)
 
+    def on_notification(self, backend: Backend, message: bytes) -> None:
+        """Something that the client listens for came while we were talking to its backend."""
+        if not self.held & GONE:
+            self.tell(message)
+
     def on_backend_crash(self, backend: Backend, error: Exception) -> None:
         """An accident in handling our backend's answer: neither side can be trusted to be in step."""
         self.backend_failed(backend, BackendUnavailable("internal error; the connection to the server was given up"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from pgdoorman.backend.connection import Backend
+from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.backend.inquiry import Inquiry, Rows, codec_of
 from pgdoorman.backend.reset import FORGET_SEQUENCES
 from pgdoorman.backend.settings import (
@@ -88,6 +88,7 @@ LOOK: Final = 1  # ask the backend at the end of the transaction
 SCHEMA: Final = 2  # DDL ran: what others parsed meanwhile is stale once it is committed
 HIDDEN_STATE: Final = 4  # a text in this lease changed or may have changed what texts mean
 TEMPORARY: Final = 8  # a text in this lease speaks of temporary objects
+PREPARED: Final = 32  # SQL PREPARE ran in this lease
 MAY_SET: Final = 16  # a text in this lease may hold a SET that is not LOCAL
 
 
@@ -151,6 +152,7 @@ def note_calls(session: "Session", message: bytes) -> None:
 
 def _forget_sequences(backend: Backend) -> None:
     backend.exchange.ask_query(Expected(QUERY, hidden=True))
+    backend.unnamed = None
     backend.push(query_message(FORGET_SEQUENCES.encode()))
 
 
@@ -177,6 +179,8 @@ def note_tag(session: "Session", backend: Backend, note: int, tag: bytes) -> Non
             return
         if tag == b"PREPARE TRANSACTION":
             return
+        if tag == b"PREPARE":
+            session.suspect |= PREPARED
         session.suspect |= LOOK
         _note_names(session)
     if note & TAG_LOAD:
@@ -384,6 +388,7 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
     elif backend.reported is not session.told:
         session.sync_told(backend)
     session.lease_reported = backend.reported
+    backend.unnamed = UNKNOWN  # a Query in front may drop it
     for statement in backend.names.surplus(session.pool.settings.server_prepared_statements_cache_size):
         backend.exchange.ask(A_HIDDEN_CLOSE)
         backend.push(close_message(statement.name))

@@ -114,6 +114,9 @@ class Welcome:
     def on_backend_event(self, backend: Backend, events: int) -> None:
         """Holding one without a question under way happens only between two calls: nothing is expected."""
 
+    def on_notification(self, backend: Backend, message: bytes) -> None:
+        """Nobody listens yet."""
+
     def on_backend_crash(self, backend: Backend, error: Exception) -> None:
         self._learnt(backend, [], BackendUnavailable("internal error"))
 
