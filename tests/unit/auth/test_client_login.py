@@ -404,7 +404,7 @@ def test_trust_does_not_make_users() -> None:
 
 def local(rule: str, os_user: str) -> LoginAttempt:
     login = replace(attempt(rules=parse_hba(rule)), address=None, os_user=os_user)
-    maps = parse_ident("m root alice\nm /^(.*)_os$ \\1")
+    maps = parse_ident("m root alice\nm /^(.*)_os$ \\1\nany /^ all")
     return replace(login, knobs=replace(login.knobs, ident_maps=maps))
 
 
@@ -419,6 +419,8 @@ def local(rule: str, os_user: str) -> LoginAttempt:
         ("local all all peer map=m", "bob_os", False),
         ("local all all peer map=m", "alice", False),
         ("local all all peer map=none", "alice", False),
+        ("local all all peer map=any", "whoever", True),
+        ("local all all peer map=any", "", False),  # a pattern that fits nothing at all is no proof
     ],
 )
 def test_peer(rule: str, os_user: str, admitted: bool) -> None:

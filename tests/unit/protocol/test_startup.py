@@ -255,6 +255,12 @@ def test_options_that_are_refused(text: str) -> None:
         parse_options(text)
 
 
+@pytest.mark.parametrize("text", ["-c=", "-c=x", "--=", "-c =x"])
+def test_an_empty_name_is_said_to_be_one(text: str) -> None:
+    with pytest.raises(ProtocolViolation, match="requires a parameter name"):
+        parse_options(text)
+
+
 @pytest.mark.parametrize("name", ["a b", "1a", "a;drop", "a'", 'a"', "a.", ".a", "a..b", "", "a\nb", "x" * 128, "a\n"])
 def test_names_that_no_parameter_has(name: str) -> None:
     with pytest.raises(ProtocolViolation):
