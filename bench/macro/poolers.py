@@ -18,6 +18,8 @@ from bench.macro.wire import offers_tls, wait_until_answers
 STOP_SECONDS = 15.0
 LOG_TAIL_LINES = 12
 DIRECT = "direct"
+PREPARED_SINCE = (1, 21)
+"""The PgBouncer that brought prepared statements in transaction pooling."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +34,8 @@ class Target:
     version: str
     fresh: bool
     log: Path | None = None
+    lacks: frozenset[str] = frozenset()
+    """Protocols (pgbench's -M) that it is known not to serve in transaction pooling."""
 
     def last_words(self) -> str:
         """The end of its log on lines of their own, empty without a log."""
@@ -124,7 +128,7 @@ def doorman_settings(setup: Setup, options: Options, port: int) -> str:
 
 
 def pgbouncer_settings(setup: Setup, port: int, version: tuple[int, ...]) -> str:
-    """PgBouncer's configuration. Prepared statements in transaction pooling came with 1.21."""
+    """PgBouncer's configuration."""
     address = setup.postgres.address
     lines = [
         "[databases]",
@@ -143,7 +147,7 @@ def pgbouncer_settings(setup: Setup, port: int, version: tuple[int, ...]) -> str
         "log_disconnections = 0",
         "log_stats = 0",
     ]
-    if version >= (1, 21):
+    if version >= PREPARED_SINCE:
         lines.append("max_prepared_statements = 200")
     if setup.certificate:
         lines += [
@@ -214,9 +218,10 @@ def pgbouncer(setup: Setup, program: str) -> Iterator[Target]:
     config.write_text(pgbouncer_settings(setup, address.port, version))
     config.chmod(0o644)
     log = setup.scratch / "pgbouncer.log"
+    lacks = frozenset[str]() if version >= PREPARED_SINCE else frozenset({"prepared"})
     process = spawn([program, "-q", str(config)], log=log, account=account)
     with _running(process, address, log):
-        yield Target("pgbouncer", address, process.pid, ".".join(map(str, version)), True, log)
+        yield Target("pgbouncer", address, process.pid, ".".join(map(str, version)), True, log, lacks)
 
 
 def _elsewhere(peer: Peer) -> Target:

@@ -118,12 +118,13 @@ class Bench:
     ) -> report.Rounds[measure.LoadResult]:
         house = self.house
         work = Load(family, clients, house.options.seconds)
-        measured: report.Rounds[measure.LoadResult] = {target.name: {} for target in targets}
+        able = tuple(target for target in targets if family.protocol not in target.lacks)
+        measured: report.Rounds[measure.LoadResult] = {target.name: {} for target in able}
 
         def once(target: Target, number: int) -> None:
             measured[target.name][number] = self._undisturbed(target, work)
 
-        self._in_rounds(f"{family.name}, {clients} clients", targets, house.options.rounds, once)
+        self._in_rounds(f"{family.name}, {clients} clients", able, house.options.rounds, once)
         return measured
 
     def _load(self, target: Target, work: Load) -> measure.LoadResult:
