@@ -688,7 +688,7 @@ def reconnect_loop() -> None:
 def wrong_password_and_database() -> None:
     for extra, text in (
         ({"password": "certainly wrong"}, "password authentication failed"),
-        ({"dbname": "no_such_database"}, "does not exist"),
+        ({"dbname": "no_such_database"}, "no_such_database"),
     ):
         with raising(psycopg.OperationalError, text):
             connect(**extra)
