@@ -261,11 +261,8 @@ def test_searches(slapd: Directory, change: dict[str, str], user: str, refusal: 
 @pytest.mark.parametrize("user", ["alice", "bob"])
 @pytest.mark.parametrize("kind", ["ldaps", "starttls"])
 def test_tls(slapd: Directory, kind: str, user: str) -> None:
-    settings = replace(searching(slapd), ca_file=slapd.certificate)
-    if kind == "ldaps":
-        settings = replace(settings, tls=True, port=slapd.tls_port)
-    else:
-        settings = replace(settings, start_tls=True)
+    change = {"tls": True, "port": slapd.tls_port} if kind == "ldaps" else {"start_tls": True}
+    settings = replace(searching(slapd), ca_file=slapd.certificate, **change)  # type: ignore[arg-type]  # as declared
     assert (ldap_refusal(settings, user, b"pencil") == "") is (user == "alice")
 
 

@@ -135,6 +135,7 @@ def test_no_parameters_at_all() -> None:
         b"user\0alice\0\0\0",
         b"user\0alice\0\0x\0y\0\0",
         b"\0user\0alice\0\0",
+        b"\0x\0user\0alice\0\0",
         b"user\0alice\0\0x",
         b"\0\0",
     ],
