@@ -85,14 +85,14 @@ def prepare(connect: Callable[[str], Wire]) -> None:
     """Makes the twin databases; `connect` takes a database's name and logs a superuser in, directly."""
     with connect("postgres") as wire:
         for name in (POOLED, REFERENCE):
-            wire.run(f"drop database if exists {name} with (force)")
-        wire.run(f"create database {REFERENCE}")
+            wire.run(f"drop database if exists {name} with (force)", patience=60)
+        wire.run(f"create database {REFERENCE}", patience=60)
     with connect(REFERENCE) as wire:
         wire.run(_SHARED)
         for number in range(CLIENTS):
             wire.run(_OWN.format(number))
     with connect("postgres") as wire:
-        wire.run(f"create database {POOLED} template {REFERENCE}")
+        wire.run(f"create database {POOLED} template {REFERENCE}", patience=60)
 
 
 # --- What may be said -----------------------------------------------------------------------------------------------

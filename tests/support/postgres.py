@@ -72,7 +72,7 @@ class Postgres(EmbeddedPostgres):
         with self.connect() as wire:
             wire.run(_ROLES)
             for database in ("app", "other"):
-                wire.run(f"create database {database}")
+                wire.run(f"create database {database}", patience=60)
         for database in ("app", "other"):
             self.run("grant all on schema public to public", database=database)
 

@@ -6,7 +6,8 @@ transaction is rolled back) or gone (it sent Terminate), so that the next turn m
 them share one backend.
 
 The reference plays first and thereby fixes what is sent; the pooler is then given exactly the same bytes, in the same
-order, except that the first step of a turn marked `early` is sent while the turn before it still holds the backend.
+order, except that the first step of a turn marked `early` is sent while the turn before it still holds the backend (if
+it does: else the two would race for it, and the one that is not waited for might win and keep it).
 """
 
 import contextlib
@@ -56,6 +57,7 @@ class Event:
     requests: Step
     answers: tuple[str, ...]
     early: bool = False
+    held: bool = False  # the client surely had a backend when it sent this
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def record(turns: Sequence[Turn], connect: Connect, clients: int, patience: floa
 
 
 def _record_turn(number: int, turn: Turn, client: _Client, events: list[Event], patience: float) -> None:
-    early = turn.early
+    early = turn.early and bool(events) and events[-1].held and events[-1].client != turn.client
     for step in turn.steps:
         if client.gone:
             return
@@ -150,14 +152,23 @@ def _record_turn(number: int, turn: Turn, client: _Client, events: list[Event], 
 def _record_step(
     turn: int, number: int, client: _Client, step: Step, events: list[Event], patience: float, early: bool = False
 ) -> None:
+    held = _holds(number, client.wire, events)
     client.send(step)
     answers = client.settle(patience)
     if answers and answers[-1].startswith(SILENCE):
         listing = "\n    ".join(answers)
         raise Silence(f"the reference does not answer {step}; so far:\n    {listing}\n    {client.wire.outstanding}")
-    events.append(Event(turn, number, step, tuple(answers), early))
+    events.append(Event(turn, number, step, tuple(answers), early, held))
     if any(one.kind == "X" for one in step):
         client.gone = True
+
+
+def _holds(number: int, wire: Wire, events: Sequence[Event]) -> bool:
+    """Whether the client surely has a backend: it is inside a batch or a block, and has got something in it that a
+    pooler cannot have made up (BEGIN alone need not take a backend)."""
+    if not events or events[-1].client != number or (wire.outstanding.is_empty and wire.outstanding.status == "I"):
+        return False
+    return any(line.startswith(("DataRow", "ParseComplete", "ErrorResponse")) for line in events[-1].answers[-6:])
 
 
 def _ending(wire: Wire) -> Step:
