@@ -16,7 +16,8 @@ from typing import Literal
 
 from pgdoorman.auth import oauth
 from pgdoorman.auth.addresses import Neighbourhood
-from pgdoorman.auth.hba import NO_OPTIONS, Explanation, HbaQuestion, HbaRule, HbaRules, Method, decide
+from pgdoorman.auth.hba import NO_OPTIONS, HbaRule, HbaRules, Method
+from pgdoorman.auth.hba_decision import Explanation, HbaQuestion, decide
 from pgdoorman.auth.ident import NO_MAPS, IdentMaps
 from pgdoorman.auth.ldap_settings import LdapSettings
 from pgdoorman.auth.md5 import md5_answer, md5_digest

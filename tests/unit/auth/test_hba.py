@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgdoorman.auth.addresses import Network
-from pgdoorman.auth.hba import (
-    HbaQuestion,
-    HbaRules,
-    Method,
-    allow_all,
-    explain,
-    load_hba,
-    parse_hba,
-    rules_from_networks,
-)
+from pgdoorman.auth.hba import HbaRules, Method, allow_all, load_hba, parse_hba, rules_from_networks
+from pgdoorman.auth.hba_decision import HbaQuestion, explain
 from pgdoorman.errors import ConfigErrors
 from pgdoorman.protocol.startup import Replication
 
