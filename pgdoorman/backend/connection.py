@@ -26,8 +26,11 @@ _TERMINATE = b"X\0\0\0\4"
 class Holder(Protocol):
     """Who has a backend: a client's session, an inquiry of ours, the care after a lost client."""
 
+    def on_backend_readable(self, backend: "Backend") -> None:
+        """The backend has something to say, and that is all."""
+
     def on_backend_event(self, backend: "Backend", events: int) -> None:
-        """The backend's socket is ready."""
+        """The backend's socket is ready for something else, or has hung up."""
 
     def on_backend_crash(self, backend: "Backend", error: Exception) -> None:
         """Handling an event of the backend failed unexpectedly."""
@@ -54,6 +57,7 @@ class Backend:
 
     __slots__ = (
         "address",
+        "attention",
         "bytes_in",
         "bytes_out",
         "cancel_secret",
@@ -85,6 +89,7 @@ class Backend:
         "send",
         "sequences_of",
         "settings",
+        "singles",
         "sock",
         "status",
         "tail",
@@ -131,6 +136,7 @@ class Backend:
         self.out = bytearray()
         # The ledger's fields.
         self.place = 0
+        self.attention = False  # something has to be done before the next client is served
         self.home = 0
         self.epoch = 0
         self.idle_since = 0.0
@@ -138,6 +144,7 @@ class Backend:
         # Numbers.
         self.opened_at = monotonic()
         self.leased_at = 0.0
+        self.singles = 0  # transactions of one query; the others are counted apart
         self.transactions = 0
         self.queries = 0
         self.errors = 0
@@ -174,7 +181,10 @@ class Backend:
         """The poller's handler."""
         holder = self.holder
         if holder is not None and self.worker is worker:
-            holder.on_backend_event(self, events)
+            if events == READ:
+                holder.on_backend_readable(self)
+            else:
+                holder.on_backend_event(self, events)
         elif self.on_idle_event is not None:
             self.on_idle_event(self, worker)
 

@@ -15,7 +15,7 @@ from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.framing import FrameReader, message
 from pgdoorman.protocol.startup import parse_error_fields
-from pgdoorman.runtime.poller import WRITE
+from pgdoorman.runtime.poller import READ, WRITE
 from pgdoorman.runtime.timers import Timer
 from pgdoorman.transport.sockets import DONT_WAIT
 
@@ -48,6 +48,10 @@ class Inquiry:
         self._timer: Timer = backend.worker.after(timeout, self._out_of_time)
         self._codec = codec_of(backend)
         backend.push(query_message(sql.encode(self._codec, "replace")))
+
+    def on_backend_readable(self, backend: Backend) -> None:
+        """The same, when there is only something to read."""
+        self.on_backend_event(backend, READ)
 
     def on_backend_event(self, backend: Backend, events: int) -> None:
         if events & WRITE and backend.out:

@@ -237,6 +237,7 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
         pieces.append(STAND_IN)
         return
     backend.names.sent(statement, names.segment)
+    backend.attention = True  # there may be one too many now
     counters.server_parses += 1
     exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
     pieces.append(prepare_message(statement))
@@ -399,6 +400,7 @@ def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: 
     that needs it."""
     segment = names_of(session).segment
     if not backend.names.has(statement, segment):
+        backend.attention = True
         session.counters.server_parses += 1
         backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, segment)))
         pieces.append(prepare_message(statement))

@@ -19,7 +19,7 @@ from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import A_SYNC, QUERY, Expected
 from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at, message
-from pgdoorman.runtime.poller import WRITE
+from pgdoorman.runtime.poller import READ, WRITE
 from pgdoorman.runtime.timers import Timer
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.sockets import DONT_WAIT
@@ -103,6 +103,10 @@ class Farewell:
         backend.push(_ROLLBACK + _SYNC)
 
     # Letting it end.
+
+    def on_backend_readable(self, backend: Backend) -> None:
+        """The same, when there is only something to read."""
+        self.on_backend_event(backend, READ)
 
     def on_backend_event(self, backend: Backend, events: int) -> None:
         if events & WRITE and backend.out:

@@ -14,7 +14,7 @@ from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.client import stickiness
 from pgdoorman.client.holds import STALLED
-from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, LostSettings, Prelude
+from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, TAG_REPORTED, LostSettings, Prelude
 from pgdoorman.config.settings import PoolMode
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import restore_names
@@ -22,6 +22,7 @@ from pgdoorman.prepared.statement import PREFIX
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at
 from pgdoorman.protocol.startup import parse_error_fields
+from pgdoorman.stats.histogram import bucket_of
 from pgdoorman.transport.sockets import DONT_WAIT
 
 if TYPE_CHECKING:
@@ -134,18 +135,37 @@ def _answered(session: "Session", backend: Backend, queries: int) -> None:
     """ReadyForQuery came, `queries` times: count; and if nothing is outstanding and no transaction open, that was it."""
     now = monotonic()
     counters = session.counters
-    counters.queries += queries
-    session.queries += queries
-    backend.queries += queries
-    spent = now - session.query_began
-    counters.query_time += spent
-    counters.query_times.add(spent)
+    began = session.query_began
+    spent = now - began
     exchange = backend.exchange
-    session.query_began = now if exchange.entries else 0.0
     session.heard_at = now  # as good as: the client is idle from now on
-    if backend.status == codes.IDLE:
-        if not exchange.entries and not exchange.unsynced and not backend.tail and not backend.need:
+    ended = backend.status == codes.IDLE and not exchange.entries and not exchange.unsynced
+    if ended and queries == 1 and began == session.transaction_began:
+        counters.singles += 1
+        counters.single_time += spent
+        counters.single_times.counts[bucket_of(int(spent * 1_000_000))] += 1
+        session.singles += 1
+        backend.singles += 1
+    else:
+        counters.queries += queries
+        session.queries += queries
+        backend.queries += queries
+        counters.query_time += spent
+        counters.query_times.add(spent)
+        if ended:
+            lasted = now - session.transaction_began
+            counters.assignments += 1
+            counters.transactions += 1
+            counters.transaction_time += lasted
+            counters.transaction_times.add(lasted)
+            session.transactions += 1
+            backend.transactions += 1
+    session.query_began = now if exchange.entries else 0.0
+    if ended:
+        if not backend.tail and not backend.need:
             session.transaction_over(backend, now)
+    elif backend.status == codes.IDLE:
+        pass
     elif session.pooling is PoolMode.STATEMENT and not exchange.entries:
         session.backend_failed(backend, _NO_BLOCKS)
         return
@@ -219,6 +239,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             name, value = note_parameter(backend, data[position + 5 : end])
             if not hidden:
                 session.note_told(name, value)
+                session.noted |= TAG_REPORTED
         elif kind == codes.NOTICE_RESPONSE:
             if passed and PREFIX in data[position:end]:
                 replaced = restore_names(data[position:end], _name_finder(session))

@@ -19,6 +19,7 @@ from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import A_QUERY
 from pgdoorman.protocol.framing import LARGEST_MESSAGE, LARGEST_SMALL_MESSAGE, length_at, message
 from pgdoorman.protocol.results import command_complete, ready_for_query
+from pgdoorman.transport.sockets import DONT_WAIT
 
 if TYPE_CHECKING:
     from pgdoorman.client.session import Session
@@ -31,7 +32,7 @@ _EXTENDED: Final = frozenset(b"BCDEHPS")
 _COPY: Final = frozenset(b"cdf")
 
 # The first three bytes of texts that may be answered without a server, in the usual spellings.
-_LOCAL_STARTS: Final = frozenset(
+LOCAL_STARTS: Final = frozenset(
     spelling
     for word in (b"beg", b"sta", b"com", b"end", b"rol", b"abo")
     for spelling in (word, word.upper(), word.title())
@@ -101,7 +102,7 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
         if kind == codes.QUERY:
             if session.skipping:
                 pass  # ignored up to the Sync, as a server would
-            elif end <= total and data[position + 5 : position + 8] in _LOCAL_STARTS:
+            elif end <= total and data[position + 5 : position + 8] in LOCAL_STARTS:
                 answer = _answer_locally(session, data[position + 5 : end - 1])
                 if answer is None:
                     session.ask_backend(data[position:] if position else data)
@@ -227,31 +228,52 @@ def serve_leased(session: "Session", backend: Backend, data: bytes) -> None:
     """
     total = len(data)
     if (
-        total >= 5
+        session.tracks
+        and total > 5
         and data[0] == codes.QUERY
-        and length_at(data, 1)[0] + 1 == total
+        and length_at(data, 1)[0] == total - 1
         and not session.passing
         and session.names is None
         and not backend.exchange.unsynced
     ):
-        if session.tracks:
-            flags = scan(data[5:])
-            if flags:
-                stickiness.note_text(session, backend, flags, data)
-            if data.find(b"(") >= 0:
-                stickiness.note_calls(session, data)
-            session.recent = data
-        exchange = backend.exchange
-        if not session.query_began:
-            session.query_began = monotonic()
-        exchange.entries.append(A_QUERY)
-        backend.unnamed = None  # a Query drops what is in the server's unnamed slot
-        session.counters.received += total
-        backend.push(data)
-        if backend.out:
-            _backlog(session, backend)
-        return
-    _serve_mixed(session, backend, data)
+        serve_query(session, backend, data, total)
+    else:
+        _serve_mixed(session, backend, data)
+
+
+def serve_query(session: "Session", backend: Backend, data: bytes, total: int) -> None:
+    """One whole Query, of a client that speaks the simple protocol, on its way. Hot: see `Session.on_event`."""
+    low = data.lower()
+    find = low.find
+    if find(b"set", 5) >= 0 or find(b"(", 5) >= 0 or find(b"temp", 5) >= 0 or find(b"hold", 5) >= 0:
+        _look_closely(session, backend, data)
+    session.recent = data
+    if not session.query_began:
+        session.query_began = monotonic()
+    backend.exchange.entries.append(A_QUERY)
+    backend.unnamed = None  # a Query drops what is in the server's unnamed slot
+    session.counters.received += total
+    if not backend.out:
+        try:
+            sent = backend.send(data, DONT_WAIT)
+        except OSError:
+            sent = 0  # full, or gone: `push` finds out
+        if sent == total:
+            backend.bytes_out += total
+            return
+        data = data[sent:]
+    backend.push(data)
+    if backend.out:
+        _backlog(session, backend)
+
+
+def _look_closely(session: "Session", backend: Backend, query: bytes) -> None:
+    """A Query with one of the words that `prepared.scan` knows: note what it may do."""
+    flags = scan(query[5:])
+    if flags:
+        stickiness.note_text(session, backend, flags, query)
+    if query.find(b"(") >= 0:
+        stickiness.note_calls(session, query)
 
 
 def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
@@ -379,11 +401,7 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     exchange = backend.exchange
     names = session.names
     if session.tracks:
-        flags = scan(query[5:])
-        if flags:
-            stickiness.note_text(session, backend, flags, query)
-        if query.find(b"(") >= 0:
-            stickiness.note_calls(session, query)
+        _look_closely(session, backend, query)
         session.recent = query
     if names is None or not session.remaps:
         exchange.ask_query(A_QUERY)

@@ -24,12 +24,15 @@ from pgdoorman.client.closing import error_message
 from pgdoorman.client.farewell import Farewell
 from pgdoorman.client.holds import BACKLOGGED, CARE, CONGESTED, GONE, WAITING
 from pgdoorman.client.services import Services
+from pgdoorman.client.serving import LOCAL_STARTS
 from pgdoorman.config.settings import PoolMode, UserPoolSettings
 from pgdoorman.errors import BackendUnavailable, PgDoormanError, ProtocolViolation, ShuttingDown
 from pgdoorman.pool.pool import Pool, socket_options
 from pgdoorman.prepared.client_names import ClientNames
 from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol import codes
+from pgdoorman.protocol.codes import QUERY
+from pgdoorman.protocol.framing import length_at
 from pgdoorman.protocol.results import error_response, parameter_status
 from pgdoorman.runtime.poller import HANG_UP, NOTHING, READ, WRITE
 from pgdoorman.runtime.worker import Worker
@@ -61,6 +64,7 @@ class Session:
         "deallocating",
         "dismissed",
         "errors",
+        "fast",
         "fd",
         "gather_size",
         "gathered",
@@ -91,11 +95,13 @@ class Session:
         "send",
         "services",
         "set_tags",
+        "singles",
         "skipping",
         "sock",
         "startup_settings",
         "stuck_since",
         "suspect",
+        "take",
         "tls",
         "told",
         "tracks",
@@ -147,6 +153,7 @@ class Session:
         self.out = bytearray()
         self.reading = True
         self.held = 0
+        self.fast = False  # nothing but a whole simple Query can come next, and nothing of ours stands in its way
         self.skipping = False
         self.dismissed: PgDoormanError | None = None
         # The lease.
@@ -174,6 +181,7 @@ class Session:
         self.deallocating: tuple[bytes, Statement] | None = None
         self.release_due = False
         # Numbers.
+        self.singles = 0  # transactions of one query; the others are counted apart
         self.queries = 0
         self.transactions = 0
         self.errors = 0
@@ -186,6 +194,7 @@ class Session:
         """Be served by this pool, under its settings."""
         self.pool = pool
         self.ledger = pool.ledger
+        self.take = pool.ledger.take
         self._adopt(pool.settings)
         if self.worker_index >= 0:
             self.counters: TrafficCounters = pool.counters[self.worker_index]
@@ -211,7 +220,7 @@ class Session:
     @property
     def lease_token(self) -> int:
         """This lease among all of the process."""
-        return self.id << 32 | self.lease_number
+        return self.id << 48 | self.lease_number << 32 | (self.singles & 0xFFFFFFFF)
 
     @property
     def planning_is_private(self) -> bool:
@@ -229,11 +238,72 @@ class Session:
         self.tell(greeting)
         if rest:
             serving.serve(self, rest)
+        self.refresh()
 
     # Hearing.
 
     def on_event(self, worker: Worker, events: int) -> None:
-        """The poller's handler."""
+        """The poller's handler. The first branch is the hot one: a whole Query from a client of which nothing is pending.
+
+        Attributes are what costs here (some 35 ns each on 3.13t): this branch touches each of them once.
+        """
+        if self.fast and events == READ:
+            try:
+                data = self.recv(READ_SIZE, DONT_WAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            total = len(data)
+            if total > 5 and data[0] == QUERY and length_at(data, 1)[0] == total - 1:
+                backend = self.backend
+                if backend is not None:
+                    serving.serve_query(self, backend, data, total)
+                    return
+                if data[5:8] not in LOCAL_STARTS:
+                    backend = self.take(self.worker_index)
+                    if backend is None:
+                        self.ask_backend(data)
+                        return
+                    self.transaction_began = self.query_began = now = backend.leased_at = monotonic()
+                    if (
+                        backend.settings is not self.wanted
+                        or backend.reported is not self.told
+                        or backend.attention
+                        or backend.worker is not worker
+                    ):
+                        self._lease(backend, now, data)
+                        return
+                    self.lease_reported = backend.reported
+                    backend.holder = self
+                    self.backend = backend
+                    self.noted = 0
+                    serving.serve_query(self, backend, data, total)
+                    return
+            self.fast = False
+            if data:
+                serving.serve(self, data)
+                self.refresh()
+            else:
+                self.lost()
+            return
+        self._hear(events)
+
+    def refresh(self) -> None:
+        """See whether the hot branch of `on_event` may be taken."""
+        self.fast = self.tracks and not (
+            self.held
+            or self.input
+            or self.gathered is not None
+            or self.passing
+            or self.skipping
+            or self.begin is not None
+            or self.libraries
+            or self.names is not None
+            or self.dismissed is not None
+        )
+
+    def _hear(self, events: int) -> None:
         if events & ~READ:
             if events & WRITE and self.out:
                 self._flush()
@@ -253,10 +323,12 @@ class Session:
             return
         if self.held:
             self._hold(data)
-        elif self.input or self.gathered is not None:
+            return
+        if self.input or self.gathered is not None:
             self._add(data)
         else:
             serving.serve(self, data)
+        self.refresh()
 
     def _hold(self, data: bytes) -> None:
         """Not listening now: keep it. Much more than that stays in the kernel, and so with the client."""
@@ -306,6 +378,7 @@ class Session:
     def hold(self, reason: int) -> None:
         """Do not listen until `release_hold` of the same reason."""
         self.held |= reason
+        self.fast = False
 
     def release_hold(self, reason: int) -> None:
         """Listen again if that was the only reason, beginning with what was kept."""
@@ -323,6 +396,7 @@ class Session:
             serving.serve(self, data)
         elif self.dismissed is not None:
             self.dismiss(self.dismissed)
+        self.refresh()
 
     # Telling.
 
@@ -332,7 +406,7 @@ class Session:
         if out:
             out += data
             if len(out) > OUTPUT_LIMIT:
-                self.held |= CONGESTED
+                self.hold(CONGESTED)
             return
         try:
             sent = self.send(data, DONT_WAIT)
@@ -345,7 +419,7 @@ class Session:
             self.stuck_since = monotonic()
             self._watch()
             if len(out) > OUTPUT_LIMIT:
-                self.held |= CONGESTED
+                self.hold(CONGESTED)
             backend = self.backend
             if backend is not None:
                 self.worker.poller.change(backend.fd, WRITE if backend.out else NOTHING)
@@ -386,7 +460,7 @@ class Session:
             self._lease(backend, now, data)
             return
         self.input = data
-        self.held |= WAITING
+        self.hold(WAITING)
         if errands is not None:
             self.pool.run(errands, self.worker)
 
@@ -407,6 +481,7 @@ class Session:
         self.held &= ~WAITING
         data, self.input = self.input, b""
         self._lease(backend, now, data)
+        self.refresh()
 
     def refused(self, reason: PgDoormanError) -> None:
         """There is no backend for us: say so, and skip what belongs to the same request, as a server would."""
@@ -414,6 +489,7 @@ class Session:
             return
         self.held &= ~WAITING
         serving.refuse(self, reason)
+        self.refresh()
 
     def _lease(self, backend: Backend, now: float, data: bytes) -> None:
         if backend.worker is not self.worker:
@@ -421,7 +497,6 @@ class Session:
         backend.holder = self
         self.backend = backend
         backend.leased_at = self.transaction_began = self.query_began = now
-        self.counters.assignments += 1
         self.lease_number += 1
         self.noted = 0
         self.release_due = False
@@ -430,8 +505,7 @@ class Session:
             or backend.reported is not self.told
             or self.begin is not None
             or self.libraries
-            or len(backend.names) > self.pool.settings.server_prepared_statements_cache_size
-            or (backend.idle_since and now - backend.idle_since > self.pool.settings.server_idle_check_timeout > 0)
+            or backend.attention
         ):
             stickiness.prepare(self, backend, now, data)
             return
@@ -451,20 +525,12 @@ class Session:
         if self.passing:
             self.release_due = True  # the client is still sending a message that the server no longer wants
             return
-        counters = self.counters
-        counters.transactions += 1
-        spent = now - self.transaction_began
-        counters.transaction_time += spent
-        counters.transaction_times.add(spent)
-        self.transactions += 1
-        backend.transactions += 1
         self.transaction_began = now
         if self.pooling is PoolMode.SESSION:
             if self.dismissed is not None:
                 self.dismiss(self.dismissed)
             return
-        touched = self.suspect or self.noted or self.pins or backend.reported is not self.lease_reported
-        if touched and not stickiness.may_leave(self, backend):
+        if (self.suspect or self.noted or self.pins) and not stickiness.may_leave(self, backend):
             return
         self.give_back(backend, now)
 
@@ -494,6 +560,8 @@ class Session:
             if not events & ~WRITE:
                 return
         relay.relay(self, backend)
+
+    on_backend_readable = relay.relay
 
     def on_notification(self, backend: Backend, message: bytes) -> None:
         """Something that the client listens for came while we were talking to its backend."""
@@ -562,6 +630,7 @@ class Session:
         if self.held & GONE:
             return
         self.dismissed = reason
+        self.fast = False
         backend = self.backend
         if self.held & WAITING and self.ledger.abandon(self):
             self.held &= ~WAITING
@@ -592,6 +661,7 @@ class Session:
             return
         waiting = self.held & WAITING
         self.held |= GONE
+        self.fast = False
         self.stop_gathering()
         self.worker.unwatch(self.fd)
         if waiting:

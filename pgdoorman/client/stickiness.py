@@ -56,6 +56,7 @@ TAG_NAMES: Final = 4  # statements may be gone
 TAG_SCHEMA: Final = 8  # texts may mean something else now
 TAG_WROTE: Final = 16  # sequences may have moved
 TAG_LOAD: Final = 32
+TAG_REPORTED: Final = 64  # no tag: a reported parameter changed
 
 _LOAD: Final = re.compile(rb"\bload\s++('(?:[^']|'')++')", re.IGNORECASE)
 
@@ -366,6 +367,7 @@ class LostSettings(Exception):
 def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> None:
     """A lease begins and something has to be done first: a look whether the backend lives, the client's settings, Closes
     of statements that are too many, a BEGIN that was held back. Then the client is served."""
+    backend.attention = False
     limit = session.pool.settings.server_idle_check_timeout
     if limit and backend.idle_since and now - backend.idle_since > limit:
         session.hold(CARE)

@@ -23,7 +23,7 @@ from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.results import backend_key_data, parameter_status, ready_for_query
-from pgdoorman.runtime.poller import NOTHING
+from pgdoorman.runtime.poller import NOTHING, READ
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
 
@@ -110,6 +110,10 @@ class Welcome:
         if self._over:
             return
         self._refuse(reason)
+
+    def on_backend_readable(self, backend: Backend) -> None:
+        """The same, when there is only something to read."""
+        self.on_backend_event(backend, READ)
 
     def on_backend_event(self, backend: Backend, events: int) -> None:
         """Holding one without a question under way happens only between two calls: nothing is expected."""

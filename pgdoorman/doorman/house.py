@@ -185,8 +185,6 @@ class Doorman:
         self.control.check()
         if self._mode is not None:
             self._look_for_the_end(now)
-        if gc.get_count()[0] > 20_000:
-            gc.collect(0)
 
     def _look_at_limits(self) -> None:
         now = monotonic()

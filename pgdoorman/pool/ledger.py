@@ -40,6 +40,7 @@ class Entry(Protocol):
     home: int  # index of the worker whose poller watches it
     epoch: int  # RECONNECT makes all earlier epochs obsolete
     idle_since: float
+    attention: bool  # something has to be done before the next client gets it
     expires_at: float  # end of its lifetime, monotonic seconds
 
 
@@ -81,6 +82,10 @@ class Ledger[E: Entry, W: Waiter]:
         retry_delay: float = 1.0,
     ) -> None:
         self._lock = Lock()
+        self._acquire = self._lock.acquire
+        self._release = self._lock.release
+        self._choosy = round_robin  # or paused: `take` leaves the decision to `checkout`
+        self._strict = False  # closed, or more members than the limit: a checkin has to look
         self._limit = limit
         self._minimum = minimum
         self._parallel_openings = parallel_openings
@@ -98,6 +103,23 @@ class Ledger[E: Entry, W: Waiter]:
         self.epoch = 0
 
     # What clients do.
+
+    def take(self, worker: int) -> E | None:
+        """The hot half of `checkout`: a backend that is idle at the asking worker, or None, which decides nothing.
+
+        Where one is idle nobody waits, or the settling would have granted it. Spelled out with acquire and release: the
+        `with` statement costs as much again.
+        """
+        self._acquire()
+        own = self._idle[worker]
+        if own and not self._choosy:
+            entry = own.pop()
+            self._idle_count -= 1
+            entry.place = LEASED
+            self._release()
+            return entry
+        self._release()
+        return None
 
     def checkout(self, waiter: W, worker: int, now: float) -> tuple[E | None, Errands[E, W] | None]:
         """A backend at once, or None and a place at the end of the queue.
@@ -122,6 +144,19 @@ class Ledger[E: Entry, W: Waiter]:
 
     def checkin(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
         """Take back a clean backend; its home is `worker` now. None if there is nothing to do (the usual case)."""
+        self._acquire()
+        if not (self._waiters or self._strict or now > entry.expires_at):
+            entry.home = worker
+            entry.place = IDLE
+            entry.idle_since = now
+            self._idle[worker].append(entry)
+            self._idle_count += 1
+            self._release()
+            return None
+        self._release()
+        return self._checkin_carefully(entry, worker, now)
+
+    def _checkin_carefully(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
         with self._lock:
             entry.home = worker
             if entry.epoch != self.epoch or self._closed or (now > entry.expires_at and not self._waiters):
@@ -133,6 +168,7 @@ class Ledger[E: Entry, W: Waiter]:
                 return Errands(grants=[(chosen, entry)])
             if len(self._members) + self._opening > self._limit:
                 return self._remove_locked(entry, now)  # the limit was lowered
+            self._strict = self._closed
             entry.place = IDLE
             entry.idle_since = now
             self._idle[worker].append(entry)
@@ -271,6 +307,14 @@ class Ledger[E: Entry, W: Waiter]:
                 errands.refusals.append((waiter, reason))
         return errands
 
+    def mark_stale(self, now: float, idle_for: float) -> None:
+        """Have backends that were idle for this many seconds looked at before a client gets one."""
+        with self._lock:
+            for stack in self._idle:
+                for entry in stack:
+                    if now - entry.idle_since > idle_for:
+                        entry.attention = True
+
     def refuse_all(self, reason: object) -> Errands[E, W]:
         """Refuse everyone who waits."""
         with self._lock:
@@ -283,6 +327,7 @@ class Ledger[E: Entry, W: Waiter]:
         with self._lock:
             self._limit = limit
             self._minimum = minimum
+            self._strict = True
             errands = self._settle_locked(now) or Errands()
             while len(self._members) > limit and self._idle_count:
                 entry = self._take_idle_locked(0)
@@ -294,12 +339,13 @@ class Ledger[E: Entry, W: Waiter]:
     def pause(self) -> None:
         """Grant nothing until `resume`; leases go on."""
         with self._lock:
-            self._paused = True
+            self._paused = self._choosy = True
 
     def resume(self, now: float) -> Errands[E, W]:
         """Grant again."""
         with self._lock:
             self._paused = False
+            self._choosy = self._round_robin
             return self._settle_locked(now) or Errands()
 
     def reconnect(self, now: float) -> Errands[E, W]:
@@ -307,13 +353,15 @@ class Ledger[E: Entry, W: Waiter]:
         with self._lock:
             self.epoch += 1
             errands = Errands[E, W](closings=self._drain_idle_locked())
+            for entry in self._members:
+                entry.expires_at = 0.0  # the one thing that a checkin looks at
             self._merge_locked(errands, now)
             return errands
 
     def close(self, reason: object) -> Errands[E, W]:
         """End of the pool: refuse the waiters, close what is idle; leased backends are closed when they come back."""
         with self._lock:
-            self._closed = True
+            self._closed = self._strict = True
             refusals = [(waiter, reason) for waiter in self._waiters]
             self._waiters.clear()
             return Errands(refusals=refusals, closings=self._drain_idle_locked())

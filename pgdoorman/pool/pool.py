@@ -277,6 +277,8 @@ class Pool:
         errands = self.ledger.tick(now) if self.may_open_unasked else self.ledger.settle(now)
         if errands:
             self.run(errands, None)
+        if self.settings.server_idle_check_timeout:
+            self.ledger.mark_stale(now, self.settings.server_idle_check_timeout)
         if now >= self._next_expiry:
             self._next_expiry = now + settings_period(self.settings)
             self.functions.age(now)

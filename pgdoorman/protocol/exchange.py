@@ -11,16 +11,16 @@ A queue with one entry for every message that will have an answer (protocol, "Ex
     Execute                         ... CommandComplete, EmptyQueryResponse or PortalSuspended
     Close                           CloseComplete
     Sync                            ReadyForQuery
-    CopyDone, CopyFail              nothing: a mark that tells which Syncs a COPY swallowed
+    CopyData, CopyDone, CopyFail    nothing: marks that tell which Syncs a COPY swallowed
 
 An ErrorResponse answers the entry at the head; unless that is a Query or FunctionCall, everything up to the next Sync is
 skipped by the server, and so it is here: with its consequences.
 
 While a COPY reads from the client the server ignores Sync: one that was sent behind the Execute and before CopyDone or
-CopyFail will never be answered, and the server waits for another. Those sent before CopyInResponse came are taken off the
-queue then. One sent later, in the middle of the data, is ignored too if the COPY was still going on when the server read
-it, and answered if the COPY had failed by then; which of the two, nobody can tell before the COPY has succeeded or the
-ReadyForQuery has come. Until then the exchange is not settled (`unanswered_syncs`).
+CopyFail will never be answered, and the server waits for another. Those directly behind the Execute are taken off the
+queue when CopyInResponse comes. One in the middle of the data is ignored too if the COPY was still going on when the
+server read it, and answered if the COPY had failed by then; which of the two, nobody can tell before the COPY has
+succeeded or the ReadyForQuery has come. Until then the exchange is not settled (`unanswered_syncs`).
 
 Plain traffic needs little of this: a whole pipelined segment (up to its Sync) of which nothing is renamed, dropped or
 remembered is one entry, SEGMENT, answered by its ReadyForQuery. `careful` says whether any entry needs more than that.
@@ -40,14 +40,16 @@ DESCRIBE_STATEMENT: Final = 5
 DESCRIBE_PORTAL: Final = 6
 EXECUTE: Final = 7
 CLOSE: Final = 8
-COPY_END: Final = 9
+COPY_END: Final = 9  # this and the next have no answer
+COPY_DATA: Final = 10
 
 NAMES: Final = (
     "Query", "Segment", "Sync", "Parse", "Bind", "DescribeStatement", "DescribePortal", "Execute", "Close", "CopyEnd",
+    "CopyData",
 )  # fmt: skip
 
 # Answer types by the kind of entry that they complete: 1 2 3, T n, C I s, Z.
-_COMPLETES: Final[tuple[bytes, ...]] = (b"Z", b"Z", b"Z", b"1", b"2", b"Tn", b"Tn", b"CIs", b"3", b"")
+_COMPLETES: Final[tuple[bytes, ...]] = (b"Z", b"Z", b"Z", b"1", b"2", b"Tn", b"Tn", b"CIs", b"3", b"", b"")
 
 
 class Effect(Protocol):
@@ -90,6 +92,7 @@ A_DESCRIBE_PORTAL: Final = Expected(DESCRIBE_PORTAL)
 AN_EXECUTE: Final = Expected(EXECUTE)
 A_CLOSE: Final = Expected(CLOSE)
 A_COPY_END: Final = Expected(COPY_END)
+A_COPY_DATA: Final = Expected(COPY_DATA)
 A_HIDDEN_CLOSE: Final = Expected(CLOSE, hidden=True)
 A_HIDDEN_SYNC: Final = Expected(SYNC, hidden=True)
 
@@ -163,6 +166,13 @@ class Exchange:
         if entry.hidden or entry.effect is not None:
             self.careful = True
 
+    def mark_copy_data(self) -> None:
+        """CopyData was sent. Of consequence only if CopyInResponse has not come yet."""
+        entries = self.entries
+        if not self.copying and not self.skipping and entries and entries[-1].kind != COPY_DATA:
+            self.careful = True
+            entries.append(A_COPY_DATA)
+
     def mark_copy_end(self) -> None:
         """CopyDone or CopyFail was sent: a Sync behind it will be answered again."""
         if self.entries and not self.skipping:
@@ -183,7 +193,7 @@ class Exchange:
         entry = self.entries.popleft()
         if entry.effect is not None:
             entry.effect.happened()
-        while self.entries and self.entries[0].kind == COPY_END:
+        while self.entries and self.entries[0].kind >= COPY_END:
             self.entries.popleft()
         if not self.entries:
             self.careful = False
@@ -249,13 +259,19 @@ class Exchange:
             return
         self.copying = self.careful = True
         lost = False
+        # Behind data the COPY may have failed before the server read the Sync. No client puts one directly behind a Query.
+        doubtful = entries[0].kind == QUERY
         if entries[0].kind == SEGMENT:
             # A plain segment ends with Execute and Sync (nobody else makes one): that Sync is lost.
             entries[0] = AN_EXECUTE
             lost = True
-        while len(entries) > 1 and entries[1].kind == SYNC:
+        while len(entries) > 1 and entries[1].kind in (SYNC, COPY_DATA):
+            if entries[1].kind == COPY_DATA:
+                doubtful = True
+            else:
+                lost = True
+                self.unanswered_syncs += doubtful
             del entries[1]
-            lost = True
         if lost:
             self._look_for_sync()
 
@@ -276,5 +292,5 @@ class Exchange:
 
     def _look_for_sync(self) -> None:
         """Some Sync that had counted turned out not to: does the server wait for one now?"""
-        last = next((entry.kind for entry in reversed(self.entries) if entry.kind != COPY_END), SYNC)
+        last = next((entry.kind for entry in reversed(self.entries) if entry.kind < COPY_END), SYNC)
         self.unsynced = last > SYNC or self.unanswered_syncs > 0

@@ -26,6 +26,9 @@ class TrafficCounters:
         "received",
         "sent",
         "server_parses",
+        "single_time",
+        "single_times",
+        "singles",
         "transaction_time",
         "transaction_times",
         "transactions",
@@ -34,6 +37,11 @@ class TrafficCounters:
     )
 
     def __init__(self) -> None:
+        # Transactions of one query, the most frequent kind: one count stands for a transaction, a query and an
+        # assignment, one duration for both. The other fields hold what is not counted here.
+        self.singles = 0
+        self.single_time = 0.0
+        self.single_times = Histogram()
         self.assignments = 0
         self.transactions = 0
         self.queries = 0
@@ -60,13 +68,13 @@ def total(counters: Iterable[TrafficCounters]) -> Traffic:
         return int(sum(getattr(part, name) for part in parts) * factor)
 
     return Traffic(
-        assignments=added("assignments"),
-        transactions=added("transactions"),
-        queries=added("queries"),
+        assignments=added("assignments") + added("singles"),
+        transactions=added("transactions") + added("singles"),
+        queries=added("queries") + added("singles"),
         bytes_received=added("received"),
         bytes_sent=added("sent"),
-        transaction_time=added("transaction_time", 1_000_000),
-        query_time=added("query_time", 1_000_000),
+        transaction_time=added("transaction_time", 1_000_000) + added("single_time", 1_000_000),
+        query_time=added("query_time", 1_000_000) + added("single_time", 1_000_000),
         wait_time=added("wait_time", 1_000_000),
         errors=added("errors"),
         client_parses=added("client_parses"),
@@ -95,8 +103,8 @@ class Period:
         self.total = whole
         self.ended_at = now
         counts = (
-            add_up(part.query_times.copy() for part in counters),
-            add_up(part.transaction_times.copy() for part in counters),
+            add_up(times.copy() for part in counters for times in (part.query_times, part.single_times)),
+            add_up(times.copy() for part in counters for times in (part.transaction_times, part.single_times)),
             add_up(part.wait_times.copy() for part in counters),
         )
         queries, transactions, waits = (
