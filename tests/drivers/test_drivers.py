@@ -32,13 +32,13 @@ MODES = ("direct", "transaction", "session")
 DEVIATIONS: dict[tuple[str, str, str], str] = {}
 """(mode, suite, check) to the reason why it may fail there. One that passes all the same is an error."""
 
-ROLE = PASSWORD = DATABASE = "driver"
+ROLE = PASSWORD = "driver"
 
 # Three backends for twenty connections; a session pool needs one for each.
 POOL_SIZES = {"transaction": 3, "session": 40}
 
 # The checks mostly wait (for a cancel, a notification, a timeout), so a few programs at a time fit on two cores.
-PROGRAMS_AT_ONCE = 3
+PROGRAMS_AT_ONCE = 4
 PROGRAM_SECONDS = 200
 
 BY_NAME = {suite.name: suite for suite in SUITES}
@@ -56,8 +56,8 @@ class Outcomes:
 
 
 class Stage:
-    """PostgreSQL, poolers in front of it, and the programs that run against them; each is started when it is asked for.
-    Each suite has a pool of its own, so that they do not take each other's backends away."""
+    """PostgreSQL, poolers in front of it, and the programs that run against them, all started at the first question.
+    Each mode has a database of its own and each suite a pool, so that none is in another's way."""
 
     def __init__(self, wanted: dict[str, list[Suite]]) -> None:
         self._wanted = wanted
@@ -77,10 +77,10 @@ class Stage:
         self._cleaning.close()
 
     def outcomes(self, mode: str, suite: Suite) -> Outcomes:
-        """Waits for the program's end. The first question in a mode starts all that are wanted in it.
-        Raises Missing, BuildFailed."""
-        if (mode, suite.name) not in self._programs:
-            self._start(mode)
+        """Waits for the program's end. Raises Missing, BuildFailed."""
+        if not self._programs:
+            for each in MODES:
+                self._start(each)
         return self._programs[mode, suite.name].result()
 
     def wait(self, mode: str) -> None:
@@ -90,19 +90,22 @@ class Stage:
                 self.outcomes(mode, suite)
 
     def _start(self, mode: str) -> None:
+        suites = self._wanted.get(mode, [])
+        if not suites:
+            return
+        self._server().execute(f"create database {mode} owner {ROLE}")
         port = self._server().port
         if mode != "direct":
-            self.doormen[mode] = self._doorman(mode)
+            self.doormen[mode] = self._doorman(mode, suites)
             port = self.doormen[mode].port
-        for suite in self._wanted[mode]:
-            database = DATABASE if mode == "direct" else suite.name
+        for suite in suites:
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 "PGHOST": "127.0.0.1",
                 "PGPORT": str(port),
                 "PGUSER": ROLE,
                 "PGPASSWORD": PASSWORD,
-                "PGDATABASE": database,
+                "PGDATABASE": mode if mode == "direct" else suite.name,
                 "POOL_MODE": mode,
                 "LC_ALL": "C.UTF-8",
             }
@@ -116,17 +119,12 @@ class Stage:
             self._postgres = self._cleaning.enter_context(EmbeddedPostgres(version, settings=settings, hba=hba))
             self._postgres.execute(f"create role {ROLE} login password '{PASSWORD}'")
             self._postgres.execute(f"create role driver_guest; grant driver_guest to {ROLE}")
-            self._postgres.execute(f"create database {DATABASE} owner {ROLE}")
         return self._postgres
 
-    def _doorman(self, mode: str) -> Doorman:
-        if reason := missing():
-            pytest.skip(reason)
+    def _doorman(self, mode: str, suites: list[Suite]) -> Doorman:
         account = user(ROLE, PASSWORD, pool_size=POOL_SIZES[mode])
         server = (self._server().host, self._server().port)
-        pools = {
-            suite.name: pool(server, account, server_database=DATABASE, pool_mode=mode) for suite in self._wanted[mode]
-        }
+        pools = {suite.name: pool(server, account, server_database=mode, pool_mode=mode) for suite in suites}
         rules = {"content": "host all all all scram-sha-256\n"}
         doorman = make_doorman(self._directory / mode, pools=pools, general={"pg_hba": rules, "max_connections": 1000})
         doorman.start()
@@ -153,11 +151,14 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    if reason := missing():
+        pytest.skip(reason)
     wanted: dict[str, list[Suite]] = {}
     for item in request.session.items:
-        if item.path == Path(__file__) and isinstance(item, pytest.Function) and "suite" in item.callspec.params:
-            suites = wanted.setdefault(str(item.callspec.params["mode"]), [])
-            suite = BY_NAME[str(item.callspec.params["suite"])]
+        case = getattr(item, "callspec", None)
+        if item.path == Path(__file__) and case is not None and "suite" in case.params:
+            suites = wanted.setdefault(case.params["mode"], [])
+            suite = BY_NAME[case.params["suite"]]
             if suite not in suites:
                 suites.append(suite)
     made = Stage(wanted)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import select
 import threading
 import time
@@ -354,7 +355,7 @@ def two_phase_commit() -> None:
         run(conn, "drop table if exists pg2_2pc", "create table pg2_2pc (a int)")
         conn.commit()
         for i in range(4):
-            conn.tpc_begin(conn.xid(1, f"pg2 {i}", "branch"))
+            conn.tpc_begin(conn.xid(1, f"pg2 {os.getpid()} {i}", "branch"))
             run(conn, f"insert into pg2_2pc values ({i})")
             conn.tpc_prepare()
             (conn.tpc_commit if i % 2 else conn.tpc_rollback)()

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import json
+import os
 import threading
 import time
 import uuid
@@ -554,7 +555,7 @@ def two_phase_commit() -> None:
         run(conn, "drop table if exists pg3_2pc", "create table pg3_2pc (a int)")
         conn.commit()
         for i in range(6):
-            conn.tpc_begin(conn.xid(1, f"pg3 {i}", "branch"))
+            conn.tpc_begin(conn.xid(1, f"pg3 {os.getpid()} {i}", "branch"))
             conn.execute("insert into pg3_2pc values (%s)", [i])
             conn.tpc_prepare()
             if i % 2:
