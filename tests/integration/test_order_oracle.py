@@ -93,7 +93,7 @@ class Poolers:
         def pooled(parameters: Mapping[str, str]) -> Wire:
             return doorman.connect(POOLED, "alice", parameters=parameters)
 
-        return doorman, Oracle(direct, pooled)
+        return doorman, Oracle(direct, pooled, witness=doorman.state)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ Two stand-ins judge the suites themselves: `PGDOORMAN_TEST_POOLER=postgres` puts
 with PostgreSQL must then pass), `=pgbouncer` Debian's pgbouncer, as far as the two can be configured alike.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,14 +17,14 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.support.postgres import Postgres
 from tests.support.process import Process, free_port, wait_until
-from tests.support.wire import ServerError, Wire, query
+from tests.support.wire import ServerError, Wire, WireError, query
 
 ADMIN_USER = "admin"
 ADMIN_PASSWORD = "admin-secret"
@@ -179,6 +180,12 @@ class Doorman:
     def log(self) -> str:
         return self._process.log() if self._process is not None else self.log_file.read_text(errors="replace")
 
+    def state(self) -> str:
+        """Pools, clients and servers as the console shows them, without the idle ones; empty if it cannot be asked."""
+        with contextlib.suppress(OSError, WireError, ServerError):
+            return console_state(self.admin)
+        return ""
+
     def log_tail(self, lines: int = 12) -> str:
         """The end of the log without the coming and going of clients."""
         kept = [line for line in self.log().splitlines() if not re.search(r"client (dis)?connected", line)]
@@ -221,7 +228,7 @@ class Doorman:
 
     def admin(self, patience: float = 10.0) -> Wire:
         """The console."""
-        return self.connect("pgdoorman", ADMIN_USER, ADMIN_PASSWORD, patience=patience)
+        return console(self.host, self.port, patience)
 
     def show(self, what: str) -> list[dict[str, str | None]]:
         """The rows of a SHOW command, by column name. Raises ServerError."""
@@ -367,6 +374,22 @@ def table(wire: Wire, sql: str) -> list[dict[str, str | None]]:
             values = [None if value is None else value.decode() for value in reply.columns()]
             found.append(dict(zip(names, values, strict=True)))
     return found
+
+
+def console(host: str, port: int, patience: float = 10.0) -> Wire:
+    """The console of a pgdoorman that the tests have configured."""
+    return Wire.connect(host, port, user=ADMIN_USER, database="pgdoorman", password=ADMIN_PASSWORD, patience=patience)
+
+
+def console_state(connect: Callable[[], Wire]) -> str:
+    """What SHOW POOLS, CLIENTS and SERVERS say, one row a line, without what is empty or zero."""
+    lines = []
+    with connect() as wire:
+        for what in ("POOLS", "CLIENTS", "SERVERS"):
+            for row in table(wire, f"SHOW {what}"):
+                told = " ".join(f"{name}={value}" for name, value in row.items() if value not in (None, "", "0"))
+                lines.append(f"    {what}: {told}")
+    return "\n".join(lines)
 
 
 def missing() -> str:

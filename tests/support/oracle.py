@@ -13,6 +13,7 @@ clients in turns.
 """
 
 import argparse
+import contextlib
 import random
 import sys
 import time
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from tests.support.doorman import console, console_state
 from tests.support.scenario import Difference, Step, Turn, as_code, compare, minimise, record
 from tests.support.wire import (
     Parameter,
@@ -636,10 +638,12 @@ class Oracle:
         direct: Callable[[str, Mapping[str, str]], Wire],
         pooled: Callable[[Mapping[str, str]], Wire],
         patience: float = 5.0,
+        witness: Callable[[], str] = str,
     ) -> None:
         self._direct = direct
         self._pooled = pooled
         self._patience = patience
+        self._witness = witness
         self._keepers = [direct(name, {"application_name": "oracle keeper"}) for name in (REFERENCE, POOLED)]
         for keeper in self._keepers:
             keeper.run("set client_min_messages = error; set lock_timeout = '4s'")
@@ -655,7 +659,7 @@ class Oracle:
         itself does not answer, which means that the scenario is not a fair question."""
         self._reset()
         script = record(turns, lambda number: self._direct(REFERENCE, startups[number]), len(startups))
-        return compare(script, lambda number: self._pooled(startups[number]), patience or self._patience)
+        return compare(script, lambda number: self._pooled(startups[number]), patience or self._patience, self._witness)
 
     def hunt(self, seed: int, profile: str, first: int, scenarios: int, shrink_seconds: float = 40.0) -> Finding | None:
         """Tries scenarios until one differs; that one is made smaller."""
@@ -750,9 +754,14 @@ def main() -> int:
     def pooled(parameters: Mapping[str, str]) -> Wire:
         return Wire.connect(chosen.host, chosen.port, user=chosen.user, database=POOLED, parameters=parameters)
 
+    def witness() -> str:
+        with contextlib.suppress(OSError, WireError, ServerError):
+            return console_state(lambda: console(chosen.host, chosen.port))
+        return ""
+
     if chosen.prepare:
         prepare(lambda database: direct(database, {}))
-    oracle = Oracle(direct, pooled)
+    oracle = Oracle(direct, pooled, witness=witness)
     started = time.monotonic()
     scenarios = max(1, chosen.batches // TURNS_A_SCENARIO)
     print(

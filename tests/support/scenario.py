@@ -192,6 +192,7 @@ class Difference:
     what: str
     script: Script
     answers: tuple[tuple[str, ...], ...]  # the pooler's, event by event, up to and with the place
+    state: str = ""  # of the pooler at that moment, its clients still there
 
     @property
     def is_silence(self) -> bool:
@@ -203,6 +204,8 @@ class Difference:
         for event, got in zip(self.script.events, self.answers, strict=False):
             lines += _sent_lines(event)
             lines += _diff_lines(event.answers, got)
+        if self.state:
+            lines += ["", "the pooler at that moment:", self.state]
         return "\n".join(lines)
 
 
@@ -224,14 +227,18 @@ def _diff_lines(reference: Sequence[str], pooled: Sequence[str]) -> list[str]:
     return [marks[line[:2]] + line[2:] for line in difflib.ndiff(reference, pooled) if line[:2] in marks]
 
 
-def compare(script: Script, connect: Connect, patience: float = 5.0) -> Difference | None:
-    """Plays the script through the pooler; None if every answer is the same."""
+def compare(
+    script: Script, connect: Connect, patience: float = 5.0, witness: Callable[[], str] = str
+) -> Difference | None:
+    """Plays the script through the pooler; None if every answer is the same. `witness` is asked for the pooler's state
+    where an answer does not come."""
     try:
         opened = _open(connect, len(script.logins))
     except (ServerError, WireError, OSError) as error:
         return Difference(f"a client could not log in: {error}", script, ())
     try:
-        return _compare(script, opened, patience)
+        difference = _compare(script, opened, patience)
+        return replace(difference, state=witness()) if difference is not None and difference.is_silence else difference
     finally:
         _leave(opened)
 

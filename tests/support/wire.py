@@ -782,6 +782,9 @@ class Normaliser:
 
     def line(self, reply: Reply) -> str:
         text = describe(reply)
+        if reply.kind == "E" and reply.fields().get("C") == "25P02":
+            # A statement that must be prepared anew first is refused by another of the server's functions.
+            return re.sub(r" L='\d+' R='\w+'", "", text)
         if reply.kind == "A":
             return re.sub(r"from \d+", "from *", text)
         if reply.kind in "Tt":
