@@ -5,7 +5,8 @@ in one table, `DEVIATIONS`, with its reason. The checks themselves are programs 
 directories beside this file; docs/drivers.md has the versions and the outcome.
 
     pytest tests/drivers -k "pgx and transaction"
-    PGDOORMAN_DRIVERS_POSTGRES=15 pytest tests/drivers     another version of PostgreSQL, if it is installed
+    PGDOORMAN_DRIVERS_POSTGRES=18 pytest ...              over another PostgreSQL that a wheel brings
+    PGDOORMAN_DRIVERS_GENERAL='{"server_prepared_statements_cache_size": 3}' pytest ...   harsher settings of the poolers
 """
 
 import contextlib
@@ -125,8 +126,9 @@ class Stage:
         account = user(ROLE, PASSWORD, pool_size=POOL_SIZES[mode])
         server = (self._server().host, self._server().port)
         pools = {suite.name: pool(server, account, server_database=mode, pool_mode=mode) for suite in suites}
-        rules = {"content": "host all all all scram-sha-256\n"}
-        doorman = make_doorman(self._directory / mode, pools=pools, general={"pg_hba": rules, "max_connections": 1000})
+        general = {"pg_hba": {"content": "host all all all scram-sha-256\n"}, "max_connections": 1000}
+        general |= json.loads(os.environ.get("PGDOORMAN_DRIVERS_GENERAL", "{}"))
+        doorman = make_doorman(self._directory / mode, pools=pools, general=general)
         doorman.start()
         return doorman
 
