@@ -132,8 +132,9 @@ class Peer:
         return Received(head[:1].decode("latin-1"), self._take(size - 4))
 
     def receive_startup(self) -> dict[str, str]:
-        """Reads up to the StartupMessage; SSLRequest and GSSENCRequest are answered N. A CancelRequest raises Gone."""
-        while True:
+        """Reads up to the StartupMessage; SSLRequest and GSSENCRequest are answered N. A CancelRequest raises Gone. What
+        was read before is returned again."""
+        while not self.startup:
             size, code = struct.unpack("!II", self._take(8))
             body = self._take(size - 8)
             if code in (SSL_REQUEST, GSSENC_REQUEST):
@@ -145,7 +146,7 @@ class Peer:
                 self.startup = {
                     key.decode(): value.decode() for key, value in zip(parts[::2], parts[1::2], strict=False) if key
                 }
-                return self.startup
+        return self.startup
 
     def greet(self, parameters: Mapping[str, str] = PARAMETERS) -> None:
         """A log-in without a password."""
