@@ -52,6 +52,9 @@ NAMES: Final = (
 _COMPLETES: Final[tuple[bytes, ...]] = (b"Z", b"Z", b"Z", b"1", b"2", b"Tn", b"Tn", b"CIs", b"3", b"", b"")
 
 
+_LOST_COUNT: Final = 1 << 30
+
+
 class Effect(Protocol):
     """What becomes true when an answer arrives."""
 
@@ -145,8 +148,7 @@ class Exchange:
         is_sync = entry.kind == SYNC
         if self.skipping:
             if not is_sync:
-                if entry.effect is not None:
-                    entry.effect.skipped()
+                self._skip(entry)
                 return
             self.skipping = False
         elif is_sync and self.copying and not self._copy_end_was_sent:
@@ -159,8 +161,7 @@ class Exchange:
     def ask_query(self, entry: Expected = A_QUERY) -> None:
         """Expect the answer of a Query or FunctionCall; the server ignores these too while it skips."""
         if self.skipping:
-            if entry.effect is not None:
-                entry.effect.skipped()
+            self._skip(entry)
             return
         self.entries.append(entry)
         if entry.hidden or entry.effect is not None:
@@ -244,11 +245,19 @@ class Exchange:
                 # Its own Sync ends the skipping: what is left of it is that Sync.
                 entries.appendleft(A_SYNC)
                 break
-            if entry.effect is not None:
-                entry.effect.skipped()
+            if entry.kind < COPY_END:
+                self._skip(entry)
         if not entries:
             self.skipping = self.unsynced = True
         return head
+
+    def _skip(self, entry: Expected) -> None:
+        """The server skips it, or will."""
+        if entry.effect is not None:
+            entry.effect.skipped()
+        if self.unanswered_syncs:
+            # Unless one of those ended the skipping: then this is answered all the same, and we have lost count for good.
+            self.unanswered_syncs = _LOST_COUNT
 
     # COPY from the client.
 
