@@ -41,6 +41,7 @@ from pgdoorman.protocol.exchange import (
     CLOSE,
     PARSE,
     QUERY,
+    SEGMENT,
     Expected,
 )
 from pgdoorman.protocol.framing import UINT32, length_at
@@ -139,6 +140,8 @@ def _plain_segment(
     kept = position  # data[kept:...] goes on as it is
     executed = False
     flags = 0
+    parsed: Statement | None = None
+    first = position
     while total - position >= 5:
         kind = data[position]
         end = position + 1 + length_at(data, position + 1)[0]
@@ -154,10 +157,13 @@ def _plain_segment(
                 stop = data.find(0, start, end) if start else -1
                 if stop < 0:
                     return 0
-                try:
-                    statement = names.find(data[start:stop])
-                except MustWait:
-                    return 0
+                if parsed is not None and start == stop:
+                    statement: Statement | None = parsed
+                else:
+                    try:
+                        statement = names.find(data[start:stop])
+                    except MustWait:
+                        return 0
                 if statement is None or statement not in known:
                     return 0
                 known.has(statement)
@@ -176,7 +182,13 @@ def _plain_segment(
             executed = True
         elif kind == codes.SYNC:
             found.append(data[kept:end])
-            backend.exchange.entries.append(A_SEGMENT)
+            if parsed is None or names is None:
+                backend.exchange.entries.append(A_SEGMENT)
+            else:
+                # Nothing can fail before it, so it is as good as done: no need to wait for the answer.
+                backend.exchange.entries.append(Expected(SEGMENT, reply=codes.PARSE_COMPLETE))
+                names.names[b""] = parsed
+                session.counters.client_parses += 1
             if flags and session.tracks:
                 stickiness.note_text(session, backend, flags, b"")
             if names is not None:
@@ -187,10 +199,31 @@ def _plain_segment(
         elif kind == codes.DESCRIBE:
             if executed or (remaps and data[position + 5] != 0x50):
                 return 0
-        elif remaps or kind != codes.PARSE or session.tracks:
+        elif kind != codes.PARSE:
+            return 0
+        elif remaps:
+            parsed = _known_unnamed(session, backend, data, position, end) if position == first else None
+            if parsed is None:
+                return 0
+            flags |= parsed.flags
+            found.append(STAND_IN)
+            kept = end
+        elif session.tracks:
             return 0
         position = end
     return 0
+
+
+def _known_unnamed(session: "Session", backend: Backend, data: bytes, position: int, end: int) -> Statement | None:
+    """The statement of an unnamed Parse at the beginning of a segment, if this client has parsed the same text lately and
+    the backend has it, in a state in which parsing it again cannot fail."""
+    names = session.names
+    if names is None or data[position + 5] != 0 or backend.exchange.entries or backend.status == codes.FAILED:
+        return None
+    if names.recent_generation != session.pool.book.generation or session.planning_is_private:
+        return None
+    statement = names.recent.get(data[position + 6 : end])
+    return statement if statement is not None and statement in backend.names else None
 
 
 # One message at a time.
@@ -226,11 +259,18 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
     private = session.planning_is_private
     if private or uncertain:
         statement = Statement(tail)
-    elif not name and not session.pool.book.is_familiar(tail):
-        _parse_unnamed(session, backend, tail, pieces)
-        return
     else:
-        statement = session.pool.book.find(tail, session.wanted.planning)
+        book = session.pool.book
+        known = names.recent.get(tail) if names.recent_generation == book.generation else None
+        if known is not None:
+            statement = known
+        elif not name and not book.is_familiar(tail):
+            _parse_unnamed(session, backend, tail, pieces)
+            return
+        else:
+            generation = book.generation
+            statement = book.find(tail, session.wanted.planning)
+            names.remember(tail, statement, generation)
     stickiness.note_statement(session, statement)
     if backend.names.has(statement, names.segment):
         exchange.ask(Expected(CLOSE, reply=codes.PARSE_COMPLETE, effect=Naming(names, name, statement, None)))

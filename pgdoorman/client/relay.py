@@ -20,7 +20,7 @@ from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import restore_names
 from pgdoorman.prepared.statement import PREFIX
 from pgdoorman.protocol import codes
-from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at
+from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at, table_of
 from pgdoorman.protocol.startup import parse_error_fields
 from pgdoorman.stats.histogram import bucket_of
 from pgdoorman.transport.sockets import DONT_WAIT
@@ -29,17 +29,21 @@ if TYPE_CHECKING:
     from pgdoorman.client.session import Session
 
 READ_SIZE: Final = 32768
-LARGE_READ_SIZE: Final = 262144
+LARGE_READ_SIZE: Final = 65536
 LARGEST_HELD: Final = 1 << 20  # a message that has to be whole before it is understood; larger ones pass as they come
 
 _DATA_ROW: Final = codes.DATA_ROW
+_COPY_DATA: Final = codes.COPY_DATA
+_CLOSE_COMPLETE: Final = b"3\0\0\0\4"
+_PARSE_COMPLETE: Final = b"1\0\0\0\4"
 _READY: Final = codes.READY_FOR_QUERY
 _COMPLETE: Final = codes.COMMAND_COMPLETE
 
 # Types that the plain loop may pass on unseen.
-_UNSEEN: Final = frozenset(b"TtnI123sVcH")
+# (Tables of bytes, not sets: a set that several threads test is locked for each test.)
+_UNSEEN: Final = table_of(b"TtnI123sVcH")
 # Types that may be passed on in parts: nothing depends on their contents.
-_BULK: Final = frozenset(b"DdV")
+_BULK: Final = table_of(b"DdV")
 
 _OUT_OF_STEP: Final = BackendUnavailable("the server sent an unexpected message; the connection to it was given up")
 
@@ -75,15 +79,22 @@ def relay(session: "Session", backend: Backend) -> None:
         _relay_carefully(session, backend, data, position, 0)
         return
     entries = exchange.entries
+    if entries and entries[0].reply and not position:
+        # A segment that begins with a Parse whose place a Close took: its first answer is that CloseComplete.
+        if data[:5] != _CLOSE_COMPLETE:
+            _relay_carefully(session, backend, data, 0, 0)
+            return
+        entries[0].reply = 0
+        data = _PARSE_COMPLETE + data[5:]
     answered = 0
     while total - position >= 5:
         kind = data[position]
         end = position + 1 + length_at(data, position + 1)[0]
-        if kind == _DATA_ROW:
+        if kind == _DATA_ROW or kind == _COPY_DATA:  # noqa: SIM109 - a tuple of globals would be built anew each time
             position = end
             continue
         if end > total:
-            if kind in _BULK:
+            if _BULK[kind]:
                 position = end
             break
         if kind == _READY:
@@ -93,13 +104,17 @@ def relay(session: "Session", backend: Backend) -> None:
             entries.popleft()
             backend.status = data[position + 5]
             answered += 1
+            if entries and entries[0].reply:
+                _relay_carefully(session, backend, data, end, answered)
+                return
         elif kind == _COMPLETE:
-            note = NOTABLE.get(data[position + 5 : position + 8])
-            if note is not None:
+            tag = data[position + 5 : position + 8]
+            if tag in NOTABLE:
+                note = NOTABLE[tag]
                 session.noted |= note
                 if note & NEEDS_A_LOOK and (session.tracks or note == TAG_LOAD):
                     stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
-        elif kind not in _UNSEEN:
+        elif not _UNSEEN[kind]:
             _relay_carefully(session, backend, data, position, answered)
             return
         position = end
@@ -190,7 +205,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             break
         head = entries[0] if entries else None
         hidden = head is not None and head.hidden
-        if kind in _BULK and not hidden:
+        if _BULK[kind] and not hidden:
             if head is None or (head.kind != 7 and head.kind > 1):
                 ended = _OUT_OF_STEP  # a row that nobody asked for
                 break
@@ -251,15 +266,19 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if kind == _COMPLETE:
                 if exchange.copying:
                     exchange.copy_ends()
-                note = NOTABLE.get(data[position + 5 : position + 8])
-                if note is not None and passed:
+                tag = data[position + 5 : position + 8]
+                if tag in NOTABLE and passed:
+                    note = NOTABLE[tag]
                     session.noted |= note
                     if note & NEEDS_A_LOOK and (session.tracks or note == TAG_LOAD):
                         stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
-            if head is None or kind not in _ANSWERS:
+            if head is None or not _ANSWERS[kind]:
                 ended = _OUT_OF_STEP
                 break
-            if head.kind > 1:
+            if head.kind == 1 and head.reply and kind == codes.CLOSE_COMPLETE:
+                replaced = bytes((head.reply,)) + data[position + 1 : end]
+                head.reply = 0
+            elif head.kind > 1:
                 if exchange.completes(kind):
                     exchange.complete()
                     if head.reply:
@@ -300,7 +319,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
 
 
 # Everything that can answer a message, and what comes before the completing answer of each kind.
-_ANSWERS: Final = frozenset(b"TtnI123sVcHCDd")
+_ANSWERS: Final = table_of(b"TtnI123sVcHCDd")
 _PRECEDES: Final = {6: b"", 5: b"t", 7: b"DdcHV"}
 
 

@@ -17,7 +17,7 @@ from pgdoorman.prepared.backend_names import MustWait
 from pgdoorman.prepared.scan import scan
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import A_QUERY
-from pgdoorman.protocol.framing import LARGEST_MESSAGE, LARGEST_SMALL_MESSAGE, length_at, message
+from pgdoorman.protocol.framing import LARGEST_MESSAGE, LARGEST_SMALL_MESSAGE, length_at, message, table_of
 from pgdoorman.protocol.results import command_complete, ready_for_query
 from pgdoorman.transport.sockets import DONT_WAIT
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 OUTPUT_LIMIT: Final = 262144
 
-_CLIENT_TYPES: Final = frozenset(b"BCDEFHPQSXcdf")
-_SMALL: Final = frozenset(b"CDEHSXc")  # messages that PostgreSQL does not read beyond 10,000 bytes
-_EXTENDED: Final = frozenset(b"BCDEHPS")
-_COPY: Final = frozenset(b"cdf")
+_CLIENT_TYPES: Final = table_of(b"BCDEFHPQSXcdf")
+_SMALL: Final = table_of(b"CDEHSXc")  # messages that PostgreSQL does not read beyond 10,000 bytes
+_EXTENDED: Final = table_of(b"BCDEHPS")
+_COPY: Final = table_of(b"cdf")
 
 # The first three bytes of texts that may be answered without a server, in the usual spellings.
 LOCAL_STARTS: Final = frozenset(
@@ -92,7 +92,7 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
             return
         if (
             end > total
-            and kind not in _COPY
+            and not _COPY[kind]
             and not session.skipping
             and not _may_begin(session, end - position, total - position)
         ):
@@ -117,7 +117,7 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
         elif kind == codes.SYNC:
             session.skipping = False
             session.tell(_IDLE if session.begin is None else _FAILED if session.begin == b"" else _IN_TRANSACTION)
-        elif kind in _COPY:
+        elif _COPY[kind]:
             # What is left of a COPY that failed; a server ignores it too.
             if end > total:
                 session.passing = end - total
@@ -300,9 +300,9 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
         try:
             if kind == codes.QUERY:
                 pieces.append(_query(session, backend, data[position:end]))
-            elif kind in _EXTENDED:
+            elif _EXTENDED[kind]:
                 end = extended_query.translate(session, backend, data, position, total, pieces)
-            elif kind in _COPY:
+            elif _COPY[kind]:
                 if kind != codes.COPY_DATA:
                     exchange.mark_copy_end()
                     pieces.append(data[position:end])
@@ -420,10 +420,10 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
 def _is_valid(session: "Session", kind: int, length: int) -> bool:
     """Whether a message may begin like this. If not the session is over: PostgreSQL closes without a word at a length
     that cannot be, and says so at a type that it does not know."""
-    if kind not in _CLIENT_TYPES:
+    if not _CLIENT_TYPES[kind]:
         session.violate(ProtocolViolation(f"invalid frontend message type {kind}"))
         return False
-    limit = LARGEST_SMALL_MESSAGE if kind in _SMALL else min(LARGEST_MESSAGE, session.pool.settings.max_message_size)
+    limit = LARGEST_SMALL_MESSAGE if _SMALL[kind] else min(LARGEST_MESSAGE, session.pool.settings.max_message_size)
     if length < 4 or length > limit:
         session.lost()
         return False

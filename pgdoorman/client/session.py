@@ -41,7 +41,7 @@ from pgdoorman.transport.peer import Peer
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
 
 READ_SIZE: Final = 16384
-LARGE_READ_SIZE: Final = 262144
+LARGE_READ_SIZE: Final = 65536
 
 INPUT_LIMIT: Final = 262144  # more than this is not read ahead while the client is not listened to
 OUTPUT_LIMIT: Final = 262144
@@ -201,8 +201,8 @@ class Session:
 
     def follow(self) -> None:
         """The settings have changed: be served by the pool that bears our names now; without one, leave."""
-        if self.held & GONE:
-            return
+        if self.held & (GONE | WAITING) or not self.worker.is_current:
+            return  # those who wait or have moved do so at their next login; a removed pool refuses them itself
         pool = self.services.pool_of(self.pool.database, self.pool.user)
         if pool is None:
             self.dismiss(ShuttingDown("database removed"))
@@ -234,6 +234,7 @@ class Session:
         self.worker = worker
         self.worker_index = worker.index
         self.counters = self.pool.counters[worker.index]
+        worker.load += 1
         worker.watch(self.fd, self.on_event)
         self.tell(greeting)
         if rest:
@@ -247,6 +248,8 @@ class Session:
 
         Attributes are what costs here (some 35 ns each on 3.13t): this branch touches each of them once.
         """
+        if worker is not self.worker:
+            return  # it has moved away, and the event was collected before
         if self.fast and events == READ:
             try:
                 data = self.recv(READ_SIZE, DONT_WAIT)
@@ -304,6 +307,12 @@ class Session:
         )
 
     def _hear(self, events: int) -> None:
+        if self.held & WAITING:
+            # While it waits it may be granted a backend, and moved, by another worker at any moment.
+            if self.ledger.while_waiting(self, self._hear_waiting):
+                self.held &= ~WAITING
+                self._end()
+            return
         if events & ~READ:
             if events & WRITE and self.out:
                 self._flush()
@@ -464,6 +473,43 @@ class Session:
         if errands is not None:
             self.pool.run(errands, self.worker)
 
+    def _hear_waiting(self) -> bool:
+        """Read ahead from a client that waits; under the ledger's lock. True if it has hung up."""
+        try:
+            data = self.recv(READ_SIZE, DONT_WAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        if data:
+            self._hold(data)
+        return not data
+
+    def move_to(self, worker: Worker) -> bool:
+        """Have our backend's worker for home: cheaper than waking the other one, and no socket of the backend has to
+        move. Unless that would leave the other with nothing to do."""
+        present = self.worker
+        if worker.load > present.load + (present.load >> 2) + 2:
+            return False
+        present.poller.unwatch(self.fd)
+        present.load -= 1
+        worker.load += 1
+        self.worker = worker
+        self.worker_index = worker.index
+        self.counters = self.pool.counters[worker.index]
+        worker.poller.watch(
+            self.fd, self.on_event, (READ if self.reading else NOTHING) | (WRITE if self.out else NOTHING)
+        )
+        return True
+
+    def _is_elsewhere(self, call: Callable[[], Any]) -> bool:
+        """For what others ask of us through an inbox: whether we have moved since. Then it is asked again there. A client
+        that waits is made to wait no longer first, since it could be moved at any moment; False if that was so."""
+        if not self.worker.is_current or (self.held & WAITING and not self.ledger.abandon(self)):
+            self.worker.post(call)
+            return True
+        return False
+
     def granted(self, backend: Backend) -> None:
         """The pool has a backend for us, after a wait."""
         if self.held & GONE or not self.held & WAITING:
@@ -538,6 +584,9 @@ class Session:
         """Check a clean backend in."""
         self.backend = None
         backend.holder = None
+        if self.out:
+            # It was not to be read until the client had taken its data; but it is not this client's any more.
+            self.worker.poller.change(backend.fd, READ | WRITE if backend.out else READ)
         if backend.cancels_under_way or backend.close_wanted or self.resets_always:
             marks = stickiness.Marks(suspect=self.resets_always)
             Farewell(backend, self.pool, self.worker, marks=marks).begin()
@@ -601,10 +650,13 @@ class Session:
     def cancel(self, done: Callable[[], Any]) -> None:
         """A cancel request with our key, on our worker's thread. `done` is called (on any thread) when it has been dealt
         with. It reaches the query that runs now or none: until it is delivered the backend is not given to another."""
+        if self._is_elsewhere(partial(self.cancel, done)):
+            return
         backend = self.backend
-        if self.held & WAITING and self.ledger.abandon(self):
+        if self.held & WAITING:
             self.held &= ~WAITING
             serving.refuse(self, Cancelled("canceling statement due to user request"))
+            self.refresh()
         elif backend is not None and backend.exchange.entries and backend.process_id:
             backend.cancels_under_way += 1
             job = partial(_deliver, backend, self.worker, self.pool.settings, done)
@@ -627,26 +679,27 @@ class Session:
 
     def dismiss(self, reason: PgDoormanError) -> None:
         """Send the client away: at once if it is between transactions, else when the present one is over."""
-        if self.held & GONE:
+        if self._is_elsewhere(partial(self.dismiss, reason)) or self.held & GONE:
             return
         self.dismissed = reason
         self.fast = False
         backend = self.backend
-        if self.held & WAITING and self.ledger.abandon(self):
+        if self.held & WAITING:
             self.held &= ~WAITING
         elif backend is not None:
             between = backend.is_clean and backend.exchange.is_settled and not self.pins and not self.passing
             if not between and not (self.pins and backend.is_clean):
                 return
-        elif self.held & (WAITING | CARE):
-            return  # a grant is on its way: asked again at the end of that transaction
+        elif self.held & CARE:
+            return  # asked again when that is over
         self.tell(error_message(reason, "FATAL"))
         self._end()
 
     def expel(self, reason: PgDoormanError) -> None:
         """Close the client now, in a transaction or not."""
-        if self.held & GONE:
+        if self._is_elsewhere(partial(self.expel, reason)) or self.held & GONE:
             return
+        self.held &= ~WAITING
         self.tell(error_message(reason, "FATAL"))
         self._end()
 
@@ -663,6 +716,7 @@ class Session:
         self.held |= GONE
         self.fast = False
         self.stop_gathering()
+        self.worker.load -= 1
         self.worker.unwatch(self.fd)
         if waiting:
             self.ledger.abandon(self)  # if False, `granted` finds us gone and checks the backend in

@@ -317,6 +317,8 @@ def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
     missing = {n: v for n, v in session.startup_settings.by_name.items() if n not in found.by_name}
     # What came with the login is the client's own default: a RESET returns to it, and we set it again.
     session.wanted = settings_of({**missing, **found.by_name}) if missing else found
+    if session.names is not None:
+        session.names.recent.clear()  # what a text means depends on the settings
     session.pins = pins_of_audit(rows)
     session.pool.functions.learn(session.unknown_calls, harmful_of_audit(rows))
     session.unknown_calls.clear()

@@ -89,6 +89,10 @@ class Welcome:
         """The worker's guard."""
         self._close()
 
+    def move_to(self, worker: Worker) -> bool:
+        """A welcome is rare: it stays where it is."""
+        return False
+
     def granted(self, backend: Backend) -> None:
         """A backend to learn from."""
         if backend.worker is not self.worker:

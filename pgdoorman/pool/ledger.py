@@ -19,12 +19,14 @@ it counts against the limit but is granted to nobody.
 Strict FIFO: while anyone waits, a backend that comes free goes to the oldest waiter, never to a newcomer.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Final, Protocol
 
 from pgdoorman.pool.errands import Errands
+from pgdoorman.pool.patient_lock import PatientLock
+from pgdoorman.pool.waiting_line import WaitingLine
 
 NEW: Final = 0
 IDLE: Final = 1
@@ -81,7 +83,7 @@ class Ledger[E: Entry, W: Waiter]:
         round_robin: bool = False,
         retry_delay: float = 1.0,
     ) -> None:
-        self._lock = Lock()
+        self._lock = PatientLock()
         self._acquire = self._lock.acquire
         self._release = self._lock.release
         self._choosy = round_robin  # or paused: `take` leaves the decision to `checkout`
@@ -96,7 +98,7 @@ class Ledger[E: Entry, W: Waiter]:
         self._examined = 0
         self._members: set[E] = set()
         self._opening = 0
-        self._waiters: OrderedDict[W, float] = OrderedDict()
+        self._waiters: WaitingLine[W] = WaitingLine()
         self._open_not_before = 0.0
         self._paused = False
         self._closed = False
@@ -133,14 +135,23 @@ class Ledger[E: Entry, W: Waiter]:
                 entry.place = LEASED
                 return entry, None
             waiter.waiting_since = now
-            self._waiters[waiter] = now
+            self._waiters.join(waiter, now)
             return None, self._settle_locked(now)
 
     def abandon(self, waiter: W) -> bool:
         """Give up waiting. False if a grant or refusal is already on its way: the caller must accept it and, if it is a
         grant, check the backend in (it may have been granted a microsecond ago; ignoring it would lose it)."""
         with self._lock:
-            return self._waiters.pop(waiter, None) is not None
+            return self._waiters.leave(waiter)
+
+    def while_waiting(self, waiter: W, call: Callable[[], bool]) -> bool:
+        """Make a short call while the waiter cannot be granted anything; if that says True, the waiter waits no longer,
+        and neither grant nor refusal will come: True. False also if it did not wait any more: then it belongs to whoever
+        granted it a backend, `call` was not made, and the caller must not touch it."""
+        with self._lock:
+            if waiter not in self._waiters or not call():
+                return False
+            return self._waiters.leave(waiter)
 
     def checkin(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
         """Take back a clean backend; its home is `worker` now. None if there is nothing to do (the usual case)."""
@@ -163,7 +174,7 @@ class Ledger[E: Entry, W: Waiter]:
                 return self._remove_locked(entry, now)
             if self._waiters and not self._paused:
                 # Straight to the oldest waiter: through the idle stack and settle it would cost twice as much.
-                chosen, _ = self._waiters.popitem(last=False)
+                chosen = self._waiters.first()
                 entry.idle_since = now
                 return Errands(grants=[(chosen, entry)])
             if len(self._members) + self._opening > self._limit:
@@ -259,10 +270,9 @@ class Ledger[E: Entry, W: Waiter]:
         with self._lock:
             self._opening -= 1
             self._open_not_before = now + self._retry_delay
-            errands = Errands[E, W]()
+            errands: Errands[E, W] = Errands()
             if final and not self._members:
-                errands.refusals = [(waiter, reason) for waiter in self._waiters]
-                self._waiters.clear()
+                errands.refusals = [(waiter, reason) for waiter in self._waiters.all()]
                 # Nobody waits: let the next client's request try at once rather than hear of an old failure.
                 self._open_not_before = 0.0
             return errands
@@ -297,14 +307,10 @@ class Ledger[E: Entry, W: Waiter]:
     def expire_waiters(self, now: float, timeout: float, reason: object) -> Errands[E, W]:
         """Refuse those who have waited longer than `timeout` seconds. The queue is in order of arrival, so only its
         head is looked at."""
-        errands = Errands[E, W]()
+        errands: Errands[E, W] = Errands()
         with self._lock:
-            while self._waiters:
-                waiter, since = next(iter(self._waiters.items()))
-                if now - since < timeout:
-                    break
-                del self._waiters[waiter]
-                errands.refusals.append((waiter, reason))
+            while self._waiters and now - self._waiters.oldest() >= timeout:
+                errands.refusals.append((self._waiters.first(), reason))
         return errands
 
     def mark_stale(self, now: float, idle_for: float) -> None:
@@ -318,8 +324,7 @@ class Ledger[E: Entry, W: Waiter]:
     def refuse_all(self, reason: object) -> Errands[E, W]:
         """Refuse everyone who waits."""
         with self._lock:
-            refusals = [(waiter, reason) for waiter in self._waiters]
-            self._waiters.clear()
+            refusals = [(waiter, reason) for waiter in self._waiters.all()]
         return Errands(refusals=refusals)
 
     def resize(self, limit: int, minimum: int, now: float) -> Errands[E, W]:
@@ -352,7 +357,7 @@ class Ledger[E: Entry, W: Waiter]:
         """Make every present backend obsolete: idle ones are closed now, leased ones when they come back."""
         with self._lock:
             self.epoch += 1
-            errands = Errands[E, W](closings=self._drain_idle_locked())
+            errands: Errands[E, W] = Errands(closings=self._drain_idle_locked())
             for entry in self._members:
                 entry.expires_at = 0.0  # the one thing that a checkin looks at
             self._merge_locked(errands, now)
@@ -362,14 +367,13 @@ class Ledger[E: Entry, W: Waiter]:
         """End of the pool: refuse the waiters, close what is idle; leased backends are closed when they come back."""
         with self._lock:
             self._closed = self._strict = True
-            refusals = [(waiter, reason) for waiter in self._waiters]
-            self._waiters.clear()
+            refusals = [(waiter, reason) for waiter in self._waiters.all()]
             return Errands(refusals=refusals, closings=self._drain_idle_locked())
 
     def statistics(self, now: float) -> LedgerStatistics:
         """Counts at this moment."""
         with self._lock:
-            oldest = now - next(iter(self._waiters.values())) if self._waiters else 0.0
+            oldest = now - self._waiters.oldest() if self._waiters else 0.0
             return LedgerStatistics(
                 idle=self._idle_count,
                 leased=len(self._members) - self._idle_count - self._examined,
@@ -410,10 +414,10 @@ class Ledger[E: Entry, W: Waiter]:
         """Where waiters meet backends: grant in order while there is someone and something, then open what is lacking."""
         if not self._waiters:
             return None
-        errands = Errands[E, W]()
+        errands: Errands[E, W] = Errands()
         if not self._paused:
             while self._idle_count and self._waiters:
-                waiter, _ = self._waiters.popitem(last=False)
+                waiter = self._waiters.first()
                 entry = self._take_idle_locked(waiter.worker_index)
                 entry.place = LEASED
                 errands.grants.append((waiter, entry))
@@ -436,7 +440,7 @@ class Ledger[E: Entry, W: Waiter]:
             self._examined -= 1
         self._members.discard(entry)
         entry.place = GONE
-        errands = self._settle_locked(now) or Errands[E, W]()
+        errands = self._settle_locked(now) or Errands()
         errands.closings.append(entry)
         return errands
 

@@ -51,6 +51,10 @@ class PoolWaiter(Protocol):
     worker_index: int
     waiting_since: float
 
+    def move_to(self, worker: Worker) -> bool:
+        """The grant is made on this worker's thread, which is not the waiter's: the waiter may come here to take it.
+        Nobody else touches it now, for it no longer waits. False if it would rather be told at home."""
+
     def granted(self, backend: Backend) -> Any:
         """Here is one; it is the waiter's now, even if it does not want it any more."""
 
@@ -109,7 +113,7 @@ class Pool:
     def run(self, errands: Errands[Backend, PoolWaiter], worker: Worker | None) -> None:
         """Do what the ledger decided. `worker` is the one whose thread this is, None for other threads."""
         for waiter, backend in errands.grants:
-            if waiter.worker is worker:
+            if waiter.worker is worker or (worker is not None and waiter.move_to(worker)):
                 waiter.granted(backend)
             elif not waiter.worker.post(partial(waiter.granted, backend)):
                 self.discard(backend, worker)

@@ -8,6 +8,8 @@ everything behind the failure is skipped, the uses as well as the making. Across
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
 from pgdoorman.prepared.statement import Statement
 
+MOST_RECENT = 32
+
 
 class Naming:
     """A pending change of one name; an effect of the exchange. `statement` None is a Close. `preparing` is the backend
@@ -65,12 +67,22 @@ class Preparing:
 class ClientNames:
     """The names of one client; b"" is the unnamed statement. `segment` counts the Syncs and Queries sent."""
 
-    __slots__ = ("_pending", "names", "segment")
+    __slots__ = ("_pending", "names", "recent", "recent_generation", "segment")
 
     def __init__(self) -> None:
         self.names: dict[bytes, Statement] = {}
         self._pending: dict[bytes, list[Naming]] = {}
         self.segment = 0
+        # Shared statements that this client parsed lately, by text: the book and its lock are asked once per text.
+        self.recent: dict[bytes, Statement] = {}
+        self.recent_generation = -1
+
+    def remember(self, tail: bytes, statement: Statement, generation: int) -> None:
+        """Keep a shared statement at hand. What is kept is of one generation and of one set of settings."""
+        if generation != self.recent_generation or len(self.recent) >= MOST_RECENT:
+            self.recent.clear()
+            self.recent_generation = generation
+        self.recent[tail] = statement
 
     def __len__(self) -> int:
         return len(self.names)

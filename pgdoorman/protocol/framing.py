@@ -16,6 +16,12 @@ UINT32 = Struct("!I")
 # The unsigned length at an offset: a length of 2**31 and more must compare as too long, not as negative.
 length_at: Callable[[Buffer, int], tuple[int]] = UINT32.unpack_from
 
+
+def table_of(kinds: bytes) -> bytes:
+    """For each byte whether it is one of `kinds`, as 0 or 1: `table[kind]` asks."""
+    return bytes(int(kind in kinds) for kind in range(256))
+
+
 HEADER = 5  # a type byte and a length
 LARGEST_MESSAGE = 0x3FFFFFFF  # PostgreSQL's limit for large messages (PQ_LARGE_MESSAGE_LIMIT)
 LARGEST_SMALL_MESSAGE = 10_000  # and for those that cannot be large (PQ_SMALL_MESSAGE_LIMIT)

@@ -27,6 +27,7 @@ class Worker(Thread):
         self.inbox = Inbox()
         self.timers = Timers()
         self.crashes = 0
+        self.load = 0  # connections at home here; a guide for balancing, written without a lock
         self._running = True
         self.poller.watch(self.inbox.fd, self._on_inbox)
 
@@ -60,14 +61,16 @@ class Worker(Thread):
 
     def run(self) -> None:
         wait = self.poller.wait
-        handler_of = self.poller.handlers.get
+        # Not `get`: on a build without the GIL that takes the dictionary's lock if another thread made the key.
+        handlers = self.poller.handlers
         next_due = self.timers.next_due
         while self._running:
             due = next_due()
             events = wait(-1.0 if due is None else max(0.0, due - monotonic()))
             for fd, mask in events:
-                handler = handler_of(fd)
-                if handler is None:
+                try:
+                    handler = handlers[fd]
+                except KeyError:
                     continue
                 try:
                     handler(self, mask)
