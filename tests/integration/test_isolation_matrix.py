@@ -721,10 +721,17 @@ def test_a_role_that_is_dropped_meanwhile(hall: Hall) -> None:
 def test_what_was_sent_before_terminate_is_done(hall: Hall) -> None:
     """PostgreSQL takes messages in order: Terminate behind a query does not undo the query."""
     connect = hall.fresh("one")
-    for number in range(5):
-        connect().send(query(f"insert into written values ({number})"), terminate())
+    sent = {
+        "a query": (query("insert into written values (1)"),),
+        "a batch": (parse("", "insert into written values (2)"), bind(), execute(), sync()),
+        "a batch without Sync": (parse("", "insert into written values (0)"), bind(), execute()),
+        "two queries": (query("insert into written values (3)"), query("insert into written values (4)")),
+    }
+    for requests in sent.values():
         wire = connect()
-        wire.send(parse("", f"insert into written values ({number})"), bind(), execute(), sync(), terminate())
+        wire.send(*requests, terminate())
         wire.wait_closed()
+        wire.hang_up()
     with connect() as wire:
-        wait_until(lambda: wire.value("select count(*) from written") == "10", 3, "ten rows written")
+        done = wire.value("select string_agg(i::text, ' ' order by i) from written")
+    assert done == "1 2 3 4", f"of the rows 1 to 4 (0 had no Sync) these were written: {done}"

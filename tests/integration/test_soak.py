@@ -405,14 +405,18 @@ def test_throughput_holds_when_the_pool_is_too_small(quiet_watch: Watch) -> None
 
 def _rate(doorman: Doorman, clients: int, seconds: float) -> float:
     counts = [0] * clients
+    stuck: list[str] = []
     wires = [doorman.connect("app", "alice", patience=STUCK) for _ in range(clients)]
     end = time.monotonic() + seconds
 
     def loop(number: int) -> None:
-        while time.monotonic() < end:
-            wires[number].run("begin")
-            wires[number].run("select 1")
-            wires[number].run("commit")
+        while time.monotonic() < end and not stuck:
+            for sql in ("begin", "select 1", "commit"):
+                try:
+                    wires[number].run(sql, patience=10.0)
+                except (WireError, ServerError) as problem:
+                    stuck.append(f"behind {counts[number]} blocks, at {sql!r}: {problem}\n{doorman.state()}")
+                    return
             counts[number] += 1
 
     threads = [threading.Thread(target=loop, args=(number,), daemon=True) for number in range(clients)]
@@ -422,5 +426,6 @@ def _rate(doorman: Doorman, clients: int, seconds: float) -> float:
         thread.join(seconds + STUCK)
     for wire in wires:
         wire.terminate()
+    assert not stuck, f"{len(stuck)} of {clients} clients on a pool of three had no answer; the first {stuck[0]}"
     assert min(counts) > 0, f"some of {clients} clients on a pool of three never got a turn: {counts}"
     return sum(counts) / seconds

@@ -16,6 +16,7 @@ class Base:
     """What was open before."""
 
     descriptors: int
+    idle_backends: int
     resident: int
 
 
@@ -26,7 +27,7 @@ class Watch:
         self.doorman = doorman
         self._who = (database, user, password)
         self._warm()
-        self.base = Base(doorman.descriptor_count(), doorman.resident_bytes())
+        self.base = Base(doorman.descriptor_count(), self._idle_backends(), doorman.resident_bytes())
 
     def _warm(self) -> None:
         """Everything that is opened once is open from here on."""
@@ -55,12 +56,21 @@ class Watch:
         assert took < within, f"a normal client waited {took:.1f} s"
         return self
 
-    def must_be_clean(self, patience: float = 8.0, slack: int = 0) -> Self:
-        """Descriptors and counters are where they were."""
+    def _idle_backends(self) -> int:
+        """How many there are; each of them rightly has its socket."""
+        return 0 if stand_in() else sum(int(row["sv_idle"] or 0) for row in self.doorman.show("pools"))
+
+    def must_be_clean(self, patience: float = 8.0) -> Self:
+        """Counters are at zero, and no descriptors are open but those from before and those of idle backends."""
         self.doorman.check_alive()
-        self.doorman.wait_descriptors(self.base.descriptors, patience, slack)
+        self._counters_must_be_zero(patience)
+        more = max(0, self._idle_backends() - self.base.idle_backends)
+        self.doorman.wait_descriptors(self.base.descriptors, patience, more)
+        return self
+
+    def _counters_must_be_zero(self, patience: float) -> None:
         if stand_in():
-            return self
+            return
         left = ""
 
         def all_back() -> bool:
@@ -77,8 +87,9 @@ class Watch:
         try:
             wait_until(all_back, patience, "counters back to zero")
         except AssertionError:
-            raise AssertionError(f"nobody is connected, but SHOW POOLS still says {left}\n{self._log()}") from None
-        return self
+            raise AssertionError(
+                f"nobody is connected, but after {patience} s SHOW POOLS says {left}\n{self.doorman.state()}\n{self._log()}"
+            ) from None
 
     def must_rest(self, seconds: float = 0.12, share: float = 0.5) -> Self:
         """With nobody connected it does (almost) nothing; an endless loop would take a whole core."""

@@ -543,8 +543,8 @@ class Wire:
 
     def send_bytes(self, data: bytes) -> None:
         """Sends without noting that anything is expected."""
-        self.sock.settimeout(self.patience)
         try:
+            self.sock.settimeout(self.patience)
             self.sock.sendall(data)
         except TimeoutError:
             raise Silence(f"the peer did not take {len(data)} bytes in {self.patience} s") from None
@@ -632,9 +632,12 @@ class Wire:
             while True:
                 while (reply := self._take()) is not None:
                     replies.append(reply)
+                late = time.monotonic() > deadline
                 self._fill(max(deadline, time.monotonic() + 0.0005))
-                if time.monotonic() > deadline and not self._buffer:
+                if late:
                     break
+        while (reply := self._take()) is not None:
+            replies.append(reply)
         return replies
 
     def wait_closed(self, patience: float | None = None) -> list[Reply]:
