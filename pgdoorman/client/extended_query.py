@@ -250,6 +250,15 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
             exchange.ask(A_PARSE)
             pieces.append(parse_message(live.name, tail))
             return
+    if tail[:3].lower() in _SPEAKS_OF_NAMES and names.names:
+        renamed = _rename_in_parse(session, backend, tail, pieces)
+        if renamed is not None:
+            statement = Statement(renamed)
+            backend.names.sent(statement, names.segment)
+            backend.attention = True
+            exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
+            pieces.append(prepare_message(statement))
+            return
     if name and (session.suspect & stickiness.PREPARED or "prepared statement" in session.pins):
         # SQL may have given this name to a statement of its own, on this very backend: let the server compare.
         exchange.ask(Expected(PARSE, hidden=True))
@@ -449,13 +458,44 @@ def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: 
 # Statements that SQL names.
 
 
+_SPEAKS_OF_NAMES: Final = frozenset({b"dea", b"exe"})
+_STATEMENT_SQL: Final = re.compile(
+    rb"\s*+(?:(deallocate)(?:\s++prepare)?|(execute)|(prepare))\s++(\"(?:[^\"]|\"\")++\"|[a-z_\x80-\xff][\w$\x80-\xff]*+)",
+    re.IGNORECASE,
+)
+
+
+def find_name_in_sql(query: bytes, start: int) -> re.Match[bytes] | None:
+    """DEALLOCATE, EXECUTE or PREPARE at the beginning of a text, with the name that it speaks of as its fourth group."""
+    return _STATEMENT_SQL.match(query, start)
+
+
+def _named_in_sql(names: ClientNames, found: re.Match[bytes]) -> tuple[bytes, Statement | None]:
+    quoted = found.group(4)
+    own = quoted[1:-1].replace(b'""', b'"') if quoted.startswith(b'"') else quoted.lower()
+    return own, names.find(own)
+
+
+def _rename_in_parse(session: "Session", backend: Backend, tail: bytes, pieces: list[bytes]) -> bytes | None:
+    """The text of a Parse with our name for the statement that it speaks of; None if it speaks of none of the client's."""
+    found = find_name_in_sql(tail, 0)
+    if found is None:
+        return None
+    own, statement = _named_in_sql(names_of(session), found)
+    if statement is None:
+        return None
+    _ensure(session, backend, statement, pieces)
+    if found.group(1):
+        session.deallocating = (own, statement)
+    start, stop = found.span(4)
+    return tail[:start] + b'"' + statement.name + b'"' + tail[stop:]
+
+
 def rename_in_sql(session: "Session", backend: Backend, query: bytes, found: re.Match[bytes]) -> bytes:
     """DEALLOCATE, EXECUTE or PREPARE of a name that the client has at protocol level: use ours instead. The statement is
     prepared in front, within its own Sync, so that the Query's own answer is all that the client sees."""
-    quoted = found.group(4)
-    own = quoted[1:-1].replace(b'""', b'"') if quoted.startswith(b'"') else quoted.lower()
     names = names_of(session)
-    statement = names.find(own)
+    own, statement = _named_in_sql(names, found)
     if statement is None or backend.exchange.unsynced:
         return query
     if not backend.names.has(statement, names.segment) and backend.status != codes.FAILED:

@@ -51,11 +51,6 @@ _BEGIN: Final = re.compile(
     re.IGNORECASE,
 )
 _END: Final = re.compile(rb"(?:(commit|end)|(rollback|abort))(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
-_STATEMENT_SQL: Final = re.compile(
-    rb"\s*(?:(deallocate)(?:\s+prepare)?|(execute)|(prepare))\s+(\"(?:[^\"]|\"\")+\"|[a-z_\x80-\xff][\w$\x80-\xff]*)",
-    re.IGNORECASE,
-)
-
 _IDLE: Final = ready_for_query(codes.IDLE)
 _IN_TRANSACTION: Final = ready_for_query(codes.IN_TRANSACTION)
 _FAILED: Final = ready_for_query(codes.FAILED)
@@ -409,7 +404,7 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
             names.segment += 1
     else:
         if names.names and len(query) < 8192:
-            found = _STATEMENT_SQL.match(query, 5)
+            found = extended_query.find_name_in_sql(query, 5)
             if found is not None:
                 query = extended_query.rename_in_sql(session, backend, query, found)
         extended_query.ask_query(session, backend)

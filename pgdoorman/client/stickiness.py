@@ -250,7 +250,9 @@ def audit(session: "Session", backend: Backend) -> None:
     """Ask the backend what is different in its session, then decide. The client's next message waits for that; the
     answer to its last one does not."""
     session.hold(CARE)
-    sql = audit_sql(session.custom_names, session.unknown_calls)
+    # pg_settings hides custom parameters: ask for those that were put here as well as for those just seen.
+    carried = {name for name in (*backend.settings.by_name, *session.wanted.by_name) if "." in name}
+    sql = audit_sql(session.custom_names | carried, session.unknown_calls)
     timeout = max(5.0, session.pool.settings.connect_timeout)
     Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error))
 
