@@ -97,7 +97,7 @@ def demo(
     """Start an embedded PostgreSQL with pgdoorman in front of it; Ctrl-C stops both."""
     from pgdoorman.cli.demo import run_demo
 
-    run_demo(port)
+    raise typer.Exit(run_demo(port))
 
 
 COMMANDS = frozenset({"run", "check", "demo"})

@@ -37,6 +37,7 @@ from pgdoorman.protocol.results import error_response, parameter_status
 from pgdoorman.runtime.poller import HANG_UP, NOTHING, READ, WRITE
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.stats.counters import TrafficCounters
+from pgdoorman.stats.histogram import bucket_of
 from pgdoorman.transport.peer import Peer
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
 
@@ -110,6 +111,7 @@ class Session:
         "unknown_calls",
         "version",
         "waiting_since",
+        "waits_plainly",
         "wanted",
         "worker",
         "worker_index",
@@ -154,6 +156,7 @@ class Session:
         self.reading = True
         self.held = 0
         self.fast = False  # nothing but a whole simple Query can come next, and nothing of ours stands in its way
+        self.waits_plainly = False
         self.skipping = False
         self.dismissed: PgDoormanError | None = None
         # The lease.
@@ -248,9 +251,9 @@ class Session:
 
         Attributes are what costs here (some 35 ns each on 3.13t): this branch touches each of them once.
         """
-        if worker is not self.worker:
-            return  # it has moved away, and the event was collected before
         if self.fast and events == READ:
+            if worker is not self.worker:
+                return  # it has moved away, and the event was collected before (a mover sets the worker first)
             try:
                 data = self.recv(READ_SIZE, DONT_WAIT)
             except BlockingIOError:
@@ -266,6 +269,7 @@ class Session:
                 if data[5:8] not in LOCAL_STARTS:
                     backend = self.take(self.worker_index)
                     if backend is None:
+                        self.waits_plainly = True
                         self.ask_backend(data)
                         return
                     self.transaction_began = self.query_began = now = backend.leased_at = monotonic()
@@ -290,10 +294,14 @@ class Session:
             else:
                 self.lost()
             return
-        self._hear(events)
+        self._hear(worker, events)
 
     def refresh(self) -> None:
-        """See whether the hot branch of `on_event` may be taken."""
+        """See whether the hot branch of `on_event` may be taken. Nothing is done for a client that waits, or did and was
+        taken along by another worker: it is not ours. (In this order: a mover sets the worker first, then ends the wait.)
+        """
+        if self.held & WAITING or not self.worker.is_current:
+            return
         self.fast = self.tracks and not (
             self.held
             or self.input
@@ -306,12 +314,14 @@ class Session:
             or self.dismissed is not None
         )
 
-    def _hear(self, events: int) -> None:
+    def _hear(self, worker: Worker, events: int) -> None:
         if self.held & WAITING:
             # While it waits it may be granted a backend, and moved, by another worker at any moment.
             if self.ledger.while_waiting(self, self._hear_waiting):
                 self.held &= ~WAITING
                 self._end()
+            return
+        if worker is not self.worker:
             return
         if events & ~READ:
             if events & WRITE and self.out:
@@ -341,6 +351,7 @@ class Session:
 
     def _hold(self, data: bytes) -> None:
         """Not listening now: keep it. Much more than that stays in the kernel, and so with the client."""
+        self.waits_plainly = False
         if self.gathered is not None:
             self.gathered += data
         else:
@@ -462,16 +473,20 @@ class Session:
     # The lease.
 
     def ask_backend(self, data: bytes) -> None:
-        """A backend is needed for `data`; deal with it as soon as there is one."""
-        now = monotonic()
+        """A backend is needed for `data`; deal with it as soon as there is one. The last thing that a caller does: from
+        the moment when we stand in the line another worker may grant us one, and take us with it."""
+        pool, worker, now = self.pool, self.worker, monotonic()
+        self.input = data
+        self.held |= WAITING
+        self.fast = False
         backend, errands = self.ledger.checkout(self, self.worker_index, now)
         if backend is not None:
+            self.waits_plainly = False
+            self.held &= ~WAITING
+            self.input = b""
             self._lease(backend, now, data)
-            return
-        self.input = data
-        self.hold(WAITING)
-        if errands is not None:
-            self.pool.run(errands, self.worker)
+        elif errands is not None:
+            pool.run(errands, worker)
 
     def _hear_waiting(self) -> bool:
         """Read ahead from a client that waits; under the ledger's lock. True if it has hung up."""
@@ -505,13 +520,38 @@ class Session:
     def _is_elsewhere(self, call: Callable[[], Any]) -> bool:
         """For what others ask of us through an inbox: whether we have moved since. Then it is asked again there. A client
         that waits is made to wait no longer first, since it could be moved at any moment; False if that was so."""
-        if not self.worker.is_current or (self.held & WAITING and not self.ledger.abandon(self)):
+        ours = self.ledger.abandon(self) if self.held & WAITING else self.worker.is_current
+        if not ours:
             self.worker.post(call)
-            return True
-        return False
+        return not ours
 
     def granted(self, backend: Backend) -> None:
         """The pool has a backend for us, after a wait."""
+        if self.waits_plainly and self.held == WAITING:
+            # Hot: one whole Query waited, and nothing has happened since.
+            self.waits_plainly = False
+            self.held = 0
+            data, self.input = self.input, b""
+            worker = self.worker
+            self.transaction_began = self.query_began = now = backend.leased_at = monotonic()
+            waited = now - self.waiting_since
+            counters = self.counters
+            counters.wait_time += waited
+            counters.wait_times.counts[bucket_of(int(waited * 1_000_000))] += 1
+            if backend.worker is not worker:
+                backend.move_to(worker)
+            if backend.settings is not self.wanted or backend.reported is not self.told or backend.attention:
+                self._lease(backend, now, data)
+                self.refresh()
+                return
+            self.lease_reported = backend.reported
+            backend.holder = self
+            self.backend = backend
+            self.noted = 0
+            serving.serve_query(self, backend, data, len(data))
+            self.fast = not self.held
+            return
+        self.waits_plainly = False
         if self.held & GONE or not self.held & WAITING:
             # The client left, or was refused, while the grant was on its way. It has to be ours before it can be given
             # back: its home is where its poller is.
@@ -531,6 +571,7 @@ class Session:
 
     def refused(self, reason: PgDoormanError) -> None:
         """There is no backend for us: say so, and skip what belongs to the same request, as a server would."""
+        self.waits_plainly = False
         if self.held & GONE or not self.held & WAITING:
             return
         self.held &= ~WAITING
@@ -591,8 +632,10 @@ class Session:
             marks = stickiness.Marks(suspect=self.resets_always)
             Farewell(backend, self.pool, self.worker, marks=marks).begin()
         else:
-            errands = self.ledger.checkin(backend, self.worker_index, now)
-            if errands is not None:
+            waiter, errands = self.ledger.swap(backend, self.worker_index, now)
+            if waiter is not None:
+                self.pool.grant(waiter, backend, self.worker)
+            elif errands is not None:
                 self.pool.run(errands, self.worker)
         if self.dismissed is not None:
             self.dismiss(self.dismissed)

@@ -35,6 +35,9 @@ EXAMINED: Final = 3
 GONE: Final = 4
 
 
+NOTHING: Final = (None, None)
+
+
 class Entry(Protocol):
     """What the ledger needs of a backend. `place` and `idle_since` are the ledger's own; nobody else writes them."""
 
@@ -84,6 +87,7 @@ class Ledger[E: Entry, W: Waiter]:
         retry_delay: float = 1.0,
     ) -> None:
         self._lock = PatientLock()
+        self._attempt = self._lock.attempt
         self._acquire = self._lock.acquire
         self._release = self._lock.release
         self._choosy = round_robin  # or paused: `take` leaves the decision to `checkout`
@@ -100,8 +104,10 @@ class Ledger[E: Entry, W: Waiter]:
         self._opening = 0
         self._waiters: WaitingLine[W] = WaitingLine()
         self._open_not_before = 0.0
+        self._fill_not_before = 0.0  # the same for backends that nobody waits for
         self._paused = False
         self._closed = False
+        self._closed_for: object = None
         self.epoch = 0
 
     # What clients do.
@@ -112,7 +118,8 @@ class Ledger[E: Entry, W: Waiter]:
         Where one is idle nobody waits, or the settling would have granted it. Spelled out with acquire and release: the
         `with` statement costs as much again.
         """
-        self._acquire()
+        if not self._attempt(False):
+            self._acquire()
         own = self._idle[worker]
         if own and not self._choosy:
             entry = own.pop()
@@ -127,15 +134,19 @@ class Ledger[E: Entry, W: Waiter]:
         """A backend at once, or None and a place at the end of the queue.
 
         The first result is the leased backend; if it is None the waiter will get a grant or a refusal later. `worker`
-        is the index of the asking worker, whose own idle backends are preferred.
+        is the index of the asking worker, whose own idle backends are preferred. A closed pool refuses at once.
         """
         with self._lock:
             if self._idle_count and not self._waiters and not self._paused:
                 entry = self._take_idle_locked(worker)
                 entry.place = LEASED
                 return entry, None
+            if self._closed:
+                return None, Errands(refusals=[(waiter, self._closed_for)])
             waiter.waiting_since = now
             self._waiters.join(waiter, now)
+            if not self._idle_count and len(self._members) >= self._limit:
+                return NOTHING  # full and busy, the usual case of those who wait: nothing to settle
             return None, self._settle_locked(now)
 
     def abandon(self, waiter: W) -> bool:
@@ -154,8 +165,14 @@ class Ledger[E: Entry, W: Waiter]:
             return self._waiters.leave(waiter)
 
     def checkin(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
-        """Take back a clean backend; its home is `worker` now. None if there is nothing to do (the usual case)."""
-        self._acquire()
+        """Take back a clean backend; its home is `worker` now. None if there is nothing to do."""
+        waiter, errands = self.swap(entry, worker, now)
+        return errands if waiter is None else Errands(grants=[(waiter, entry)])
+
+    def swap(self, entry: E, worker: int, now: float) -> tuple[W | None, Errands[E, W] | None]:
+        """The hot form of `checkin`: where somebody waits, the first result is who gets the backend."""
+        if not self._attempt(False):
+            self._acquire()
         if not (self._waiters or self._strict or now > entry.expires_at):
             entry.home = worker
             entry.place = IDLE
@@ -163,22 +180,28 @@ class Ledger[E: Entry, W: Waiter]:
             self._idle[worker].append(entry)
             self._idle_count += 1
             self._release()
-            return None
+            return NOTHING
+        if self._waiters and not (self._strict or self._choosy or entry.epoch != self.epoch):
+            # Straight to the oldest waiter: through the idle stack and settling it would cost twice as much.
+            entry.home = worker
+            entry.idle_since = now
+            waiter = self._waiters.first()
+            self._release()
+            return waiter, None
         self._release()
-        return self._checkin_carefully(entry, worker, now)
+        return None, self._checkin_carefully(entry, worker, now)
 
     def _checkin_carefully(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
         with self._lock:
             entry.home = worker
             if entry.epoch != self.epoch or self._closed or (now > entry.expires_at and not self._waiters):
                 return self._remove_locked(entry, now)
+            if len(self._members) > self._limit:
+                return self._remove_locked(entry, now)  # the limit was lowered
             if self._waiters and not self._paused:
-                # Straight to the oldest waiter: through the idle stack and settle it would cost twice as much.
                 chosen = self._waiters.first()
                 entry.idle_since = now
                 return Errands(grants=[(chosen, entry)])
-            if len(self._members) + self._opening > self._limit:
-                return self._remove_locked(entry, now)  # the limit was lowered
             self._strict = self._closed
             entry.place = IDLE
             entry.idle_since = now
@@ -226,8 +249,9 @@ class Ledger[E: Entry, W: Waiter]:
         return self.checkin(entry, worker, now)
 
     def take_idle(self, now: float, idle_limit: float, at_most: int) -> list[E]:
-        """Remove up to `at_most` idle backends, oldest first, that passed their lifetime or have been idle for more than
-        `idle_limit` seconds (0 = no such limit) while more than the minimum are there. The caller closes them."""
+        """Remove up to `at_most` idle backends, the longest idle of each worker first, that passed their lifetime or have
+        been idle for more than `idle_limit` seconds (0 = no such limit) while more than the minimum are there. The caller
+        closes them."""
         taken: list[E] = []
         with self._lock:
             for stack in self._idle:
@@ -250,13 +274,14 @@ class Ledger[E: Entry, W: Waiter]:
         """A backend is ready for use; it goes to the oldest waiter or becomes idle at `worker`."""
         with self._lock:
             self._opening -= 1
-            if self._closed or entry.epoch != self.epoch:
+            if self._closed or entry.epoch != self.epoch or len(self._members) >= self._limit:
+                # Obsolete, or the limit was lowered meanwhile.
                 entry.place = GONE
                 errands = self._settle_locked(now) or Errands()
                 errands.closings.append(entry)
                 return errands
             self._members.add(entry)
-            self._open_not_before = 0.0
+            self._open_not_before = self._fill_not_before = 0.0
             entry.home = worker
             entry.place = IDLE
             entry.idle_since = now
@@ -269,11 +294,12 @@ class Ledger[E: Entry, W: Waiter]:
         otherwise they keep waiting and another opening is tried after the retry delay."""
         with self._lock:
             self._opening -= 1
-            self._open_not_before = now + self._retry_delay
+            self._open_not_before = self._fill_not_before = now + self._retry_delay
             errands: Errands[E, W] = Errands()
             if final and not self._members:
                 errands.refusals = [(waiter, reason) for waiter in self._waiters.all()]
-                # Nobody waits: let the next client's request try at once rather than hear of an old failure.
+                # Nobody waits: let the next client's request try at once rather than hear of an old failure. What is
+                # opened for nobody keeps the delay.
                 self._open_not_before = 0.0
             return errands
 
@@ -282,18 +308,18 @@ class Ledger[E: Entry, W: Waiter]:
         with self._lock:
             self._opening -= 1
             self._open_not_before = max(self._open_not_before, until)
+            self._fill_not_before = max(self._fill_not_before, until)
 
     # What the janitor and the operator do.
 
     def tick(self, now: float) -> Errands[E, W]:
-        """Settle, and open up to the minimum."""
+        """Settle, and open up to the minimum; not during a pause, in which the server may be away."""
         with self._lock:
             errands = self._settle_locked(now) or Errands()
             lacking = self._minimum - len(self._members) - self._opening
-            if lacking > 0 and not self._closed and now >= self._open_not_before:
-                more = min(
-                    lacking, self._parallel_openings - self._opening, self._limit - len(self._members) - self._opening
-                )
+            if lacking > 0 and not self._closed and not self._paused and now >= self._fill_not_before:
+                room = self._limit - len(self._members) - self._opening
+                more = min(lacking, self._parallel_openings - self._opening, room)
                 if more > 0:
                     self._opening += more
                     errands.openings += more
@@ -335,7 +361,9 @@ class Ledger[E: Entry, W: Waiter]:
             self._strict = True
             errands = self._settle_locked(now) or Errands()
             while len(self._members) > limit and self._idle_count:
-                entry = self._take_idle_locked(0)
+                # The longest idle one of the worker that has most: what is warm stays.
+                entry = max(self._idle, key=len).popleft()
+                self._idle_count -= 1
                 self._members.discard(entry)
                 entry.place = GONE
                 errands.closings.append(entry)
@@ -364,9 +392,11 @@ class Ledger[E: Entry, W: Waiter]:
             return errands
 
     def close(self, reason: object) -> Errands[E, W]:
-        """End of the pool: refuse the waiters, close what is idle; leased backends are closed when they come back."""
+        """End of the pool: refuse the waiters and whoever comes later, close what is idle; leased backends are closed when
+        they come back."""
         with self._lock:
             self._closed = self._strict = True
+            self._closed_for = reason
             refusals = [(waiter, reason) for waiter in self._waiters.all()]
             return Errands(refusals=refusals, closings=self._drain_idle_locked())
 

@@ -125,6 +125,13 @@ class Pool:
             if not self._helpers.submit(self._wait_open):
                 self.ledger.opening_postponed(monotonic() + 1.0)
 
+    def grant(self, waiter: PoolWaiter, backend: Backend, worker: Worker) -> None:
+        """Give a backend that came free on this worker's thread to who waited for it."""
+        if waiter.worker is worker or waiter.move_to(worker):
+            waiter.granted(backend)
+        elif not waiter.worker.post(partial(waiter.granted, backend)):
+            self.discard(backend, worker)
+
     def discard(self, backend: Backend, worker: Worker | None) -> None:
         """Close a backend that must not be used again; its place may be taken by a new one. From its owner's thread."""
         polite = backend.is_clean

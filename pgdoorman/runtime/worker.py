@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from threading import Thread, current_thread
+from threading import Thread, get_ident
 from time import monotonic
 from typing import Any
 
@@ -29,6 +29,7 @@ class Worker(Thread):
         self.crashes = 0
         self.load = 0  # connections at home here; a guide for balancing, written without a lock
         self._running = True
+        self._thread = 0
         self.poller.watch(self.inbox.fd, self._on_inbox)
 
     # The narrow waist that sessions and backends use.
@@ -50,7 +51,7 @@ class Worker(Thread):
     @property
     def is_current(self) -> bool:
         """Whether the caller runs on this worker's thread."""
-        return current_thread() is self
+        return get_ident() == self._thread
 
     def stop(self) -> None:
         """Leave the loop after the calls posted so far. From any thread."""
@@ -60,6 +61,7 @@ class Worker(Thread):
         self._running = False
 
     def run(self) -> None:
+        self._thread = get_ident()
         wait = self.poller.wait
         # Not `get`: on a build without the GIL that takes the dictionary's lock if another thread made the key.
         handlers = self.poller.handlers
