@@ -185,6 +185,10 @@ def test_check(stage: Stage, mode: str, suite: str, check: str) -> None:
     assert reason is None, f"this passes now; it can leave the table: {reason}"
 
 
+def _is_busy(pool_row: dict[str, str | None]) -> bool:
+    return any(int(pool_row[key] or 0) for key in ("cl_active", "cl_waiting", "sv_active"))
+
+
 @pytest.mark.parametrize("mode", MODES[1:])
 def test_pooler_is_well_afterwards(stage: Stage, mode: str) -> None:
     """All clients have left: nothing is held, nobody waits, and nothing was written that looks like a defect."""
@@ -194,16 +198,12 @@ def test_pooler_is_well_afterwards(stage: Stage, mode: str) -> None:
         pytest.skip("no driver ran through it")
     doorman.check_alive()
     deadline = time.monotonic() + 10
-    while True:
-        busy = [
-            row
-            for row in doorman.show("pools")
-            if row["user"] == ROLE and any(int(row[key] or 0) for key in ("cl_active", "cl_waiting", "sv_active"))
-        ]
-        if not busy or time.monotonic() > deadline:
-            break
+    while busy := [row for row in doorman.show("pools") if row["user"] == ROLE and _is_busy(row)]:
+        if time.monotonic() > deadline:
+            clients = [row for row in doorman.show("clients") if row["user"] == ROLE]
+            servers = [row for row in doorman.show("servers") if row["state"] != "idle"]
+            pytest.fail(f"pools: {busy}\nclients: {clients}\nservers: {servers}\nlog: {doorman.log()[-4000:]}")
         time.sleep(0.1)
-    assert not busy
     assert "Traceback" not in doorman.log()
 
 
