@@ -4,6 +4,7 @@ After each attack (see tests/integration/watch.py): a normal client is served, n
 thread spins.
 """
 
+import contextlib
 import random
 import shutil
 import socket
@@ -407,7 +408,8 @@ def _scram(
         if reply.kind != "R":
             return replies + wire.wait_closed(4.0)
         wire.send(sasl_response(final(reply.body[4:])))
-        wire.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it may have closed already
+            wire.sock.shutdown(socket.SHUT_WR)
         return replies + wire.wait_closed(4.0)
     except HungUp as error:
         return error.replies
@@ -607,10 +609,14 @@ def test_odd_length_fields(watch: Watch, kind: str) -> None:
         with _logged_in(watch) as wire:
             wire.run("select 1")
             wire.send_bytes(frame(kind, b"x\0", size))
+            if size == 4 and kind in LETTERS:  # a whole message; some begin a batch, which rightly holds the backend
+                wire.reset()
+                watch.must_serve()
+                continue
             watch.must_serve()
             wire.sock.shutdown(socket.SHUT_WR)
             replies = wire.wait_closed(4.0)
-            assert not replies or any(reply.kind == "E" for reply in replies), f"length {size}: {replies}"
+            assert not replies or replies[-1].kind == "E", f"length {size}: {replies}"
 
 
 MALFORMED: Final[dict[str, bytes]] = {

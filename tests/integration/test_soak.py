@@ -394,12 +394,13 @@ def test_soak_with_a_dying_server(own_postgres: Postgres, start_doorman: StartDo
 
 @pytest.mark.timeout(120)
 def test_throughput_holds_when_the_pool_is_too_small(quiet_watch: Watch) -> None:
-    """A closed loop of blocks at once, twice and ten times the pool's size: more waiting must not mean less work."""
+    """A closed loop of blocks at once, twice and ten times the pool's size: more clients must not mean less work."""
     doorman = quiet_watch.doorman
     rates = {clients: _rate(doorman, clients, 2.0) for clients in (3, 4, 6, 30)}
-    best = max(rates.values())
-    slow = {clients: rate for clients, rate in rates.items() if rate < best * 0.5}
-    assert not slow, f"blocks per second by number of clients on a pool of three: {rates}"
+    best = 0.0
+    for rate in rates.values():
+        assert rate > best * 0.5, f"blocks per second by number of clients on a pool of three: {rates}"
+        best = max(best, rate)
     quiet_watch.must_serve().must_be_clean()
 
 

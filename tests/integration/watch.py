@@ -64,9 +64,27 @@ class Watch:
         """Counters are at zero, and no descriptors are open but those from before and those of idle backends."""
         self.doorman.check_alive()
         self._counters_must_be_zero(patience)
-        more = max(0, self._idle_backends() - self.base.idle_backends)
-        self.doorman.wait_descriptors(self.base.descriptors, patience, more)
+        self._descriptors_must_be_back(patience)
         return self
+
+    def _descriptors_must_be_back(self, patience: float) -> None:
+        seen = allowed = 0
+
+        def few() -> bool:
+            nonlocal seen, allowed
+            allowed = self.base.descriptors + max(0, self._idle_backends() - self.base.idle_backends)
+            time.sleep(0.02)  # the console's own connection must go first
+            seen = self.doorman.descriptor_count()
+            return seen <= allowed
+
+        try:
+            wait_until(few, patience, "descriptors back to base", pause=0.1)
+        except AssertionError:
+            listing = "\n  ".join(self.doorman.process.descriptors())
+            raise AssertionError(
+                f"{seen} descriptors are open after {patience} s, {allowed} were to be left (idle backends count as such):"
+                f"\n  {listing}\n{self.doorman.state()}"
+            ) from None
 
     def _counters_must_be_zero(self, patience: float) -> None:
         if stand_in():
