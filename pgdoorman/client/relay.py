@@ -36,6 +36,7 @@ _DATA_ROW: Final = codes.DATA_ROW
 _COPY_DATA: Final = codes.COPY_DATA
 _CLOSE_COMPLETE: Final = b"3\0\0\0\4"
 _PARSE_COMPLETE: Final = b"1\0\0\0\4"
+_STATUSES: Final = b"ITE"
 _READY: Final = codes.READY_FOR_QUERY
 _COMPLETE: Final = codes.COMMAND_COMPLETE
 
@@ -101,10 +102,15 @@ def relay(session: "Session", backend: Backend) -> None:
             if not entries or end - position != 6:
                 session.backend_failed(backend, _OUT_OF_STEP)
                 return
+            status = data[position + 5]
+            if status != 0x49 and status not in _STATUSES:
+                session.backend_failed(backend, _OUT_OF_STEP)
+                return
             entries.popleft()
-            backend.status = data[position + 5]
+            backend.status = status
             answered += 1
-            if entries and entries[0].reply:
+            if entries[0].reply if entries else end < total:
+                # Something to translate, or more than was asked for.
                 _relay_carefully(session, backend, data, end, answered)
                 return
         elif kind == _COMPLETE:
@@ -219,6 +225,9 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if length != 5 or not exchange.ready_expected:
                 ended = _OUT_OF_STEP
                 break
+            if data[position + 5] not in _STATUSES:
+                ended = _OUT_OF_STEP
+                break
             backend.status = data[position + 5]
             try:
                 # What a prelude brings to be told goes out before anything that follows it.
@@ -298,6 +307,10 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             pieces.append(data[kept:position])
         if pieces:
             session.tell(b"".join(pieces))
+        if answered and session.tracks and not session.pins and exchange.is_settled and backend.status == codes.IDLE:
+            # The client has its whole answer; what follows it is nobody's, and so is this backend from now on.
+            session.lose_backend(backend)
+            return
         session.backend_failed(backend, ended)
         return
     if position >= total:

@@ -675,6 +675,13 @@ class Session:
             self.tell(error_message(error, "FATAL"))
         self._end()
 
+    def lose_backend(self, backend: Backend) -> None:
+        """Close a backend that cannot be trusted any more, between two transactions: the client need not know."""
+        self.query_began = 0.0
+        self.backend = None
+        backend.holder = None
+        self.pool.discard(backend, self.worker)
+
     def sync_told(self, backend: Backend) -> None:
         """Tell the client of every reported parameter whose value differs from what it was told."""
         told = self.told.by_name

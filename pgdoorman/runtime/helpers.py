@@ -26,17 +26,27 @@ class Helpers:
         self._closed = False
 
     def submit(self, job: Callable[[], Any]) -> bool:
-        """Run `job` on some helper. False if the helpers are closed."""
+        """Run `job` on some helper. False if the helpers are closed, or if there is none and none can be started."""
         with self._changed:
             if self._closed:
                 return False
             self._jobs.append(job)
-            if len(self._jobs) > self._free and len(self._threads) < self._limit:
-                thread = Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-            else:
-                self._changed.notify()
+            if len(self._jobs) > self._free and len(self._threads) < self._limit and not self._start():
+                if self._threads:
+                    return True  # late, then
+                self._jobs.pop()
+                return False
+            self._changed.notify()
+        return True
+
+    def _start(self) -> bool:
+        thread = Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no more of them
+            log.warning("cannot start a helper thread: %s", error)
+            return False
+        self._threads.append(thread)
         return True
 
     @property

@@ -50,5 +50,9 @@ class Inbox:
             self._closed = True
             calls = self._calls
             self._calls = []
-        os.close(self.fd)
         return calls
+
+    def __del__(self) -> None:
+        # Not in `close`: a post that was accepted just before may still be about to write, and the number could be somebody
+        # else's descriptor by then. (Writing under the lock would let the thread that is woken run into the lock.)
+        os.close(self.fd)

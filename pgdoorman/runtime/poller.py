@@ -47,7 +47,11 @@ class Poller(selectors2.EpollSelector):  # type: ignore[misc]
     def watch(self, fd: int, handler: Handler, events: int = READ) -> None:
         """Start to report `events` of `fd` to `handler`. Raises OSError if the kernel refuses (ENOSPC, EBADF)."""
         self.handlers[fd] = handler
-        self._control.register(fd, events)
+        try:
+            self._control.register(fd, events)
+        except OSError:
+            self.handlers.pop(fd, None)
+            raise
 
     def change(self, fd: int, events: int) -> None:
         """Report other events of a watched descriptor; with `NOTHING` only hang-ups and errors are reported."""

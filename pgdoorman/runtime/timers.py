@@ -1,7 +1,7 @@
 """Deadlines of one thread: a heap of (time, call), for what is rare. Nothing on the hot path sets a timer."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -40,16 +40,15 @@ class Timers:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def take_due(self, now: float) -> list[Callable[[], Any]]:
-        """The calls whose time has come, earliest first."""
-        due = []
+    def take_due(self, now: float) -> Iterator[Callable[[], Any]]:
+        """The calls whose time has come, earliest first. To be made one by one as they are handed out: a call may cancel a
+        timer that is due as well, and that one must not ring any more."""
         heap = self._heap
         while heap and heap[0][0] <= now:
             timer = heapq.heappop(heap)[2]
-            if timer.call is not None:
-                due.append(timer.call)
-                timer.call = None
-        return due
+            call, timer.call = timer.call, None
+            if call is not None:
+                yield call
 
     def __len__(self) -> int:
         return sum(1 for _, _, timer in self._heap if timer.call is not None)
