@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 PAUSE_WHEN_EXHAUSTED = 0.1
 
+# The listener was closed or shut down under us: it will never accept again and would be reported for ever.
+DEFUNCT = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
+
 
 class Acceptor(Thread):
     """Accepts on every listener and passes (socket, peer address, listener) on. It never ends over one bad accept."""
@@ -53,9 +56,9 @@ class Acceptor(Thread):
             for fd, _ in self._poll.poll():
                 listener = self._listeners.get(fd)
                 if listener is not None and self._running:
-                    self._accept(listener)
+                    self._accept(fd, listener)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, fd: int, listener: socket.socket) -> None:
         # Several per wake-up: a storm of connections is taken in batches, the kernel's queue stays short.
         for _ in range(64):
             try:
@@ -68,6 +71,10 @@ class Acceptor(Thread):
                     if self.exhausted == 1 or self.exhausted % 100 == 0:
                         log.warning("cannot accept a connection: %s (%d times)", error.strerror, self.exhausted)
                     sleep(PAUSE_WHEN_EXHAUSTED)
+                    return
+                if error.errno in DEFUNCT:
+                    log.error("a listener is gone: %s", error.strerror)
+                    self._poll.unregister(fd)
                     return
                 continue  # the peer left before it was accepted: nobody to talk to
             try:
