@@ -45,7 +45,7 @@ PROGRAM_SECONDS = 200
 BY_NAME = {suite.name: suite for suite in SUITES}
 CASES = [(mode, suite.name, check) for mode in MODES for suite in SUITES for check in suite.check_names()]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True, slots=True)
