@@ -5,6 +5,7 @@ a long run, `PGDOORMAN_ORACLE_SEED` another one; a failure prints the seed, the 
 fails, and both answer streams as a diff.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from tests.support.doorman import Doorman, pool, user
 from tests.support.oracle import CLIENTS, POOLED, TURNS_A_SCENARIO, Oracle, prepare
 from tests.support.postgres import Postgres
 from tests.support.scenario import as_code
+from tests.support.splitter import Splitter
 from tests.support.wire import Wire
 
 BATCHES: Final = int(os.environ.get("PGDOORMAN_ORACLE_BATCHES", "600"))
 SEED: Final = int(os.environ.get("PGDOORMAN_ORACLE_SEED", "20260"))
+
+PIECES: Final = (1, 1, 2, 3, 5, 40)
 
 TINY_CACHES: Final = {
     "prepared_statements_cache_size": 2,
@@ -37,6 +41,7 @@ class Setting:
     pool_mode: str
     backends: int
     tiny: bool
+    split: bool = False  # every message is cut into pieces of a few bytes, on both sides
 
 
 # Transaction pools of one or four backends, with caches so small that every use evicts, and a session pool.
@@ -45,6 +50,7 @@ SETTINGS: Final = {
     "four-tiny": Setting("transaction", 4, True),
     "one": Setting("transaction", 1, False),
     "session": Setting("session", CLIENTS + 1, False),
+    "split": Setting("transaction", 4, True, split=True),
 }
 
 
@@ -62,6 +68,7 @@ class Poolers:
         self._server = server
         self._start = start
         self._running: dict[str, tuple[Doorman, Oracle]] = {}
+        self._splitters = contextlib.ExitStack()
 
     def oracle(self, name: str) -> tuple[Doorman, Oracle]:
         if name not in self._running or not self._running[name][0].is_running:
@@ -71,14 +78,19 @@ class Poolers:
     def close(self) -> None:
         for _, oracle in self._running.values():
             oracle.close()
+        self._splitters.close()
 
     def _open(self, setting: Setting) -> tuple[Doorman, Oracle]:
         server = self._server
+        behind = (server.host, server.port)
+        if setting.split:
+            splitter = self._splitters.enter_context(Splitter(*behind, sizes=PIECES))
+            behind = (splitter.host, splitter.port)
         doorman = self._start(
             # The application_name of the clients, so that what RESET ALL goes back to is the same on both sides.
             pools={
                 POOLED: pool(
-                    server,
+                    behind,
                     user("alice", pool_size=setting.backends),
                     pool_mode=setting.pool_mode,
                     application_name="same",
@@ -90,8 +102,14 @@ class Poolers:
         def direct(database: str, parameters: Mapping[str, str]) -> Wire:
             return server.connect(database, "alice", parameters=parameters)
 
+        front = doorman.port
+        if setting.split:
+            front = self._splitters.enter_context(Splitter(doorman.host, front, sizes=PIECES, seed=2)).port
+
         def pooled(parameters: Mapping[str, str]) -> Wire:
-            return doorman.connect(POOLED, "alice", parameters=parameters)
+            if not setting.split:
+                return doorman.connect(POOLED, "alice", parameters=parameters)
+            return Wire.connect(doorman.host, front, user="alice", database=POOLED, parameters=parameters)
 
         return doorman, Oracle(direct, pooled, witness=doorman.state)
 
@@ -126,10 +144,11 @@ def test_fixed_order(poolers: Poolers, order: Order, setting: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "profile", "share"),
     [
-        ("one-tiny", "protocol", 0.4),
+        ("one-tiny", "protocol", 0.3),
         ("one-tiny", "movable", 0.3),
         ("four-tiny", "pinning", 0.2),
         ("session", "pinning", 0.1),
+        ("split", "protocol", 0.1),
     ],
 )
 def test_random_orders(poolers: Poolers, setting: str, profile: str, share: float) -> None:
