@@ -33,7 +33,7 @@ class Inquiry:
     was.
     """
 
-    __slots__ = ("_backend", "_codec", "_done", "_error", "_holder", "_reader", "_rows", "_timer")
+    __slots__ = ("_backend", "_codec", "_done", "_error", "_holder", "_reader", "_ready", "_rows", "_timer")
 
     def __init__(self, backend: Backend, sql: str, timeout: float, done: Done) -> None:
         assert backend.worker is not None
@@ -43,6 +43,7 @@ class Inquiry:
         self._reader = FrameReader(LARGEST_ANSWER)
         self._rows: Rows = []
         self._error: PgDoormanError | None = None
+        self._ready = False
         backend.holder = self
         backend.unnamed = None
         self._timer: Timer = backend.worker.after(timeout, self._out_of_time)
@@ -83,11 +84,12 @@ class Inquiry:
         while (found := self._reader.next()) is not None:
             kind, body = found
             if kind == codes.READY_FOR_QUERY:
+                if self._ready:
+                    raise ProtocolViolation("ReadyForQuery twice")
                 backend.status = body[0] if body else 0
-                if len(self._reader):
-                    raise ProtocolViolation("bytes behind ReadyForQuery")
-                self._finish(self._error, alive=True)
-                return
+                self._ready = True
+            elif self._ready and kind not in b"NSA":
+                raise ProtocolViolation("an answer behind ReadyForQuery")
             if kind == codes.DATA_ROW:
                 self._rows.append(read_row(body, self._codec))
             elif kind == codes.ERROR_RESPONSE:
@@ -96,6 +98,9 @@ class Inquiry:
                 note_parameter(backend, body)
             elif kind == codes.NOTIFICATION_RESPONSE and self._holder is not None:
                 self._holder.on_notification(backend, message(kind, body))
+        # What may come at any time may come right behind the answer, in part even: all of it has to be here.
+        if self._ready and not len(self._reader):
+            self._finish(self._error, alive=True)
 
     def _out_of_time(self) -> None:
         self._finish(BackendUnavailable("the server did not answer in time"))

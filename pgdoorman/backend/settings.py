@@ -81,13 +81,18 @@ def settings_of(by_name: Mapping[str, str]) -> SessionSettings:
     """The one object for these settings. Names are made lower-case."""
     if not by_name:
         return DEFAULTS
-    lowered = {name.lower(): value for name, value in by_name.items()}
+    lowered = {lower_name(name): value for name, value in by_name.items()}
     key = frozenset(lowered.items())
     with _lock:
         found = _settings.get(key)
         if found is None:
             found = _settings[key] = SessionSettings(lowered)
         return found
+
+
+def lower_name(name: str) -> str:
+    """As PostgreSQL compares names of parameters: in lower case, but only letters of ASCII have one."""
+    return name.lower() if name.isascii() else name.encode().lower().decode()
 
 
 def reported_of(by_name: Mapping[str, str]) -> Reported:
@@ -111,15 +116,17 @@ def move_sql(present: SessionSettings, wanted: SessionSettings) -> str:
     statements = []
     surplus = [name for name in present.by_name if name not in wanted.by_name]
     identities_change = any(present.by_name.get(name) != wanted.by_name.get(name) for name in IDENTITIES)
-    if identities_change:
-        # Both, and before anything else: RESET ALL touches neither, and a lesser role may not be able to go on.
-        statements += [f"RESET {name}" for name in ("role", "session_authorization") if name in present.by_name]
     plain = [name for name in surplus if name not in IDENTITIES]
     changed = {
         name: value
         for name, value in wanted.by_name.items()
         if name not in IDENTITIES and present.by_name.get(name) != value
     }
+    # Whoever set the others may have been more at that time than the role that is in force now, so back to that first.
+    identities_change = identities_change or bool(plain or changed)
+    if identities_change:
+        # Both, and before anything else: RESET ALL touches neither, and a lesser role may not be able to go on.
+        statements += [f"RESET {name}" for name in ("role", "session_authorization") if name in present.by_name]
     if len(plain) > 3:
         statements.append("RESET ALL")
         changed = {name: value for name, value in wanted.by_name.items() if name not in IDENTITIES}
@@ -167,8 +174,11 @@ UNION ALL SELECT 'p', 'advisory lock', objid::pg_catalog.text FROM pg_catalog.pg
  WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
 UNION ALL SELECT 'p', 'listen', channel FROM pg_catalog.pg_listening_channels() AS channel"""
 
-# Possessive, and only from the beginning of a word: linear whatever a client sends.
-_CUSTOM_NAME = re.compile(rb"(?<![\w$.])[a-zA-Z_][\w$]*+(?:\.[a-zA-Z_][\w$]*+)++")
+# Any part may be quoted, and blanks may stand around the dots. Possessive, and only from the beginning of a word: linear
+# whatever a client sends.
+_PART = rb"[a-zA-Z_\x80-\xff][\w$\x80-\xff]*+"
+_CUSTOM_NAME = re.compile(rb"(?<![\w$.\x80-\xff])%b(?:\"?\s*+\.\s*+\"?%b)++" % (_PART, _PART))
+_BETWEEN_PARTS = re.compile(rb"[\"\s]+")
 _MOST_NAMES = 200
 
 
@@ -213,7 +223,7 @@ def custom_names_in(text: bytes) -> set[str]:
     come back as NULL."""
     found: set[str] = set()
     for match in _CUSTOM_NAME.finditer(text, 0, 262144):
-        found.add(match.group().decode("ascii").lower())
+        found.add(lower_name(_BETWEEN_PARTS.sub(b"", match.group()).decode("utf-8", "replace")))
         if len(found) >= _MOST_NAMES:
             break
     return found
@@ -225,7 +235,7 @@ def settings_of_audit(rows: Iterable[tuple[str | None, ...]], login_role: str) -
     for kind, name, value in rows:
         if kind != "s" or name is None or value is None:
             continue
-        lowered = name.lower()
+        lowered = lower_name(name)
         if lowered in NOT_CARRIED:
             continue
         if (lowered == "role" and value == "none") or (lowered == "session_authorization" and value == login_role):

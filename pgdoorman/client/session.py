@@ -614,6 +614,10 @@ class Session:
             return
         self.transaction_began = now
         if self.pooling is PoolMode.SESSION:
+            if self.noted & stickiness.TAG_RESET and self.startup_settings is not DEFAULTS:
+                self.noted = 0
+                stickiness.restore_defaults(self, backend)
+                return
             if self.dismissed is not None:
                 self.dismiss(self.dismissed)
             return

@@ -60,12 +60,14 @@ TAG_REPORTED: Final = 64  # no tag: a reported parameter changed
 
 _LOAD: Final = re.compile(rb"\bload\s++('(?:[^']|'')++')", re.IGNORECASE)
 
+TAG_RESET: Final = 128  # a parameter may have gone back to the backend's own default
+
 NEEDS_A_LOOK: Final = TAG_SET | TAG_STATE | TAG_NAMES | TAG_SCHEMA | TAG_LOAD
 
 NOTABLE: Final[dict[bytes, int]] = {
     b"SET": TAG_SET,
-    b"RES": TAG_STATE,  # RESET
-    b"DIS": TAG_STATE | TAG_NAMES,  # DISCARD
+    b"RES": TAG_STATE | TAG_RESET,  # RESET
+    b"DIS": TAG_STATE | TAG_NAMES | TAG_RESET,  # DISCARD
     b"DEA": TAG_STATE | TAG_NAMES,  # DEALLOCATE
     b"PRE": TAG_STATE,  # PREPARE, PREPARE TRANSACTION
     b"DEC": TAG_STATE,  # DECLARE CURSOR
@@ -325,6 +327,33 @@ def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
     session.pool.functions.learn(session.unknown_calls, harmful_of_audit(rows))
     session.unknown_calls.clear()
     session.custom_names = {name for name in session.custom_names if name in found.by_name}
+
+
+def restore_defaults(session: "Session", backend: Backend) -> None:
+    """Session pooling: what came with the client's login is its default, and a RESET goes back to it. For the backend it
+    was a SET, which the RESET has undone: see what is missing, and set it again."""
+    session.hold(CARE)
+    custom = [name for name in session.startup_settings.by_name if "." in name]
+    timeout = max(5.0, session.pool.settings.connect_timeout)
+
+    def audited(backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+        found = settings_of_audit(rows, backend.role)
+        wanted = settings_of({**session.startup_settings.by_name, **found.by_name})
+        if error is not None or wanted is found or session.held & GONE:
+            done(backend, rows, error)
+        else:
+            Inquiry(backend, move_sql(found, wanted), timeout, done)
+
+    def done(backend: Backend, _rows: Rows, error: PgDoormanError | None) -> None:
+        if session.held & GONE:
+            _parted(session, backend, error)
+        elif isinstance(error, BackendUnavailable):
+            session.backend_failed(backend, error)
+        else:
+            session.sync_told(backend)
+            session.release_hold(CARE)
+
+    Inquiry(backend, audit_sql(custom), timeout, audited)
 
 
 # When a lease begins.

@@ -1,6 +1,7 @@
 """Which functions a pool's clients may call without changing their session in a way that no text shows."""
 
 from collections.abc import Set as AbstractSet
+from threading import Lock
 from time import monotonic
 
 LIFE = 300.0  # seconds that a verdict holds: functions can be replaced without our seeing it
@@ -10,21 +11,29 @@ MOST = 20_000
 class Functions:
     """Verdicts of audits, by name. Read by every worker, replaced as a whole: nobody needs a lock to look."""
 
-    __slots__ = ("_since", "harmless")
+    __slots__ = ("_lock", "_since", "generation", "harmless")
 
     def __init__(self) -> None:
+        self._lock = Lock()
         self.harmless: frozenset[bytes] = frozenset()
+        self.generation = 0  # counts how often all was forgotten
         self._since = monotonic()
 
-    def learn(self, asked: AbstractSet[bytes], harmful: AbstractSet[bytes]) -> None:
-        """An audit has looked at the functions of these names."""
-        if len(self.harmless) < MOST:
-            self.harmless |= asked - harmful
+    def learn(self, asked: AbstractSet[bytes], harmful: AbstractSet[bytes], generation: int | None = None) -> None:
+        """An audit has looked at the functions of these names. `generation` is that of the moment it was asked: what was
+        found before something changed is not learned any more (None: whatever happened meanwhile)."""
+        with self._lock:
+            if generation is not None and generation != self.generation:
+                return
+            if len(self.harmless) < MOST:
+                self.harmless |= asked - harmful
 
     def forget(self) -> None:
         """Functions may have changed."""
-        self.harmless = frozenset()
-        self._since = monotonic()
+        with self._lock:
+            self.generation += 1
+            self.harmless = frozenset()
+            self._since = monotonic()
 
     def age(self, now: float) -> None:
         """Forget what is too old."""

@@ -36,7 +36,7 @@ def scan(text: bytes) -> int:
         flags = SETTINGS
     if low.find(b"advisory") >= 0:
         flags |= PINS
-    if low.find(b"val(") >= 0 or low.find(b"val (") >= 0:
+    if low.find(b"val") >= 0:
         if low.find(b"currval") >= 0 or low.find(b"lastval") >= 0:
             flags |= READS_SEQUENCES
         if low.find(b"nextval") >= 0 or low.find(b"setval") >= 0:

@@ -64,8 +64,8 @@ class StatementBook:
 
     def find(self, tail: bytes, settings: Hashable) -> Statement:
         """The statement for this text and these settings, made if it is new."""
-        key = (tail, settings, self.generation)
         with self._lock:
+            key = (tail, settings, self.generation)
             statement = self._statements.get(key)
             if statement is None:
                 statement = self._statements[key] = Statement(tail)
@@ -85,7 +85,7 @@ class StatementBook:
                 self._seen.move_to_end(tail)
                 return True
             self._seen[tail] = None
-            if len(self._seen) > self._limit:
+            while len(self._seen) > self._limit:  # by more than one where the limit was lowered
                 self._seen.popitem(last=False)
             return False
 
