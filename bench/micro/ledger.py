@@ -14,7 +14,7 @@ FOR_EVER = float("inf")
 class Backend:
     """As much of a backend as the ledger needs."""
 
-    __slots__ = ("epoch", "expires_at", "home", "idle_since", "place")
+    __slots__ = ("attention", "epoch", "expires_at", "home", "idle_since", "place")
 
     def __init__(self) -> None:
         self.place = NEW
@@ -22,6 +22,7 @@ class Backend:
         self.epoch = 0
         self.idle_since = 0.0
         self.expires_at = FOR_EVER
+        self.attention = False
 
 
 class Client:
