@@ -4,6 +4,7 @@ A case is a scenario (see tests.support.scenario) played with PostgreSQL directl
 c1, c2 belong to clients 0, 1, 2; `numbers` holds 1 to 20 (tests.support.oracle has the tables).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.support.scenario import Step, Turn
@@ -34,15 +35,22 @@ FEW = "select n from numbers where n < 4 order by n"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One case. `pins` says that it holds state that cannot move, so that every client needs a backend of its own."""
+    """One case. `pins` says that it holds state that cannot move, so that every client needs a backend of its own;
+    `logins` are the clients' startup parameters, where they matter."""
 
     name: str
     turns: tuple[Turn, ...]
     clients: int = 1
     pins: bool = False
+    logins: tuple[Mapping[str, str], ...] = ()
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def startups(self) -> list[Mapping[str, str]]:
+        same = {"application_name": "same"}
+        return [{**same, **login} for login in self.logins] or [same] * self.clients
 
 
 def one(name: str, *steps: Step) -> Order:
@@ -1415,4 +1423,79 @@ ENDINGS = (
     one("an extended message while a copy waits for data", (*copy_in(H()),), (P("", "select 1"), S())),
 )
 
-EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS)
+# What random orders have found, each as short as it gets.
+FOUND = (
+    several(
+        "a name parsed with Flush, then a simple query",
+        t(0, (P("a", FEW), H()), (Q("select 1"),)),
+        t(1, (Q("select 2"),)),
+    ),
+    several(
+        "a name run with Flush, then a simple query",
+        t(0, (P("a", FEW), S()), (*run("a"), H()), (Q("select 1"),)),
+        t(1, (Q("select 2"),)),
+    ),
+    several(
+        "a name run with Flush, then a query and a deferred begin",
+        t(0, (P("a", FEW), S()), (*run("a"), H()), (Q("select 1"), Q("begin read only")), (Q("rollback"),)),
+        t(1, (Q("select 2"),)),
+    ),
+    one("two names of one text, a wrong bind of the second", (P("a", ADD), P("b", ADD), B("", "b"), S())),
+    one("two names of one text, the second parsed again", (P("a", ADD), S()), (P("b", ADD), P("b", FEW), S())),
+    one("a named and the unnamed statement of one text, a wrong bind", (P("a", ADD), P("", ADD), B(), S())),
+    one("a statement that deallocates itself", (P("a", "deallocate a"), *run("a"), S()), (*run("a"), S())),
+    one(
+        "an unknown portal, then a sequence",
+        (E("p1"), S(), Q("begin; select nextval('c0.s'); select currval('c0.s'); commit")),
+        (B("", "none"), S(), Q("select nextval('c0.s')")),
+    ),
+    Order(
+        "one date style upon another",
+        (t(0, (Q("set datestyle = 'German'"),)), t(1, (Q("show datestyle"),)), t(0, (Q("show datestyle"),))),
+        2,
+        logins=({}, {"DateStyle": "SQL"}),
+    ),
+    Order(
+        "RESET goes back to the login's value",
+        (t(0, (Q("set timezone = 'Asia/Aden'"), Q("reset timezone"), Q("show timezone"))), t(0, (Q("show timezone"),))),
+        1,
+        logins=({"TimeZone": "Asia/Tokyo"},),
+    ),
+    Order(
+        "RESET of a value that came with the login",
+        (t(0, (Q("reset timezone"), Q("show timezone"))),),
+        1,
+        logins=({"TimeZone": "Asia/Tokyo"},),
+    ),
+    Order(
+        "RESET ALL goes back to the login's values",
+        (
+            t(0, (Q("set work_mem = '5MB'"), Q("reset all"), Q("show work_mem"), Q("show datestyle"))),
+            t(1, (Q("show work_mem"), Q("show datestyle"))),
+            t(0, (*shot("", "reset all"), S()), (Q("show work_mem"),)),
+        ),
+        2,
+        logins=({"options": "-c work_mem=7MB", "DateStyle": "SQL"}, {}),
+    ),
+    Order(
+        "DISCARD ALL goes back to the login's values",
+        (
+            t(0, (Q("set work_mem = '5MB'"), Q("discard all"), Q("show work_mem"), Q("show datestyle"))),
+            t(1, (Q("show work_mem"),)),
+        ),
+        2,
+        logins=({"options": "-c work_mem=7MB", "DateStyle": "SQL"}, {}),
+    ),
+    Order(
+        "a custom parameter of another's login",
+        (
+            t(1, (*shot("", "set datestyle = 'German'"), S())),
+            t(0, (Q("select coalesce(current_setting('my.own', true), '')"),)),
+            t(1, (Q("show my.own"),)),
+        ),
+        2,
+        logins=({}, {"options": "-c my.own=start"}),
+    ),
+)
+
+EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS, *FOUND)

@@ -132,7 +132,7 @@ def test_fixed_order(poolers: Poolers, order: Order, setting: str) -> None:
     if not _fair(setting, order):
         pytest.skip("state that cannot move needs a backend for each client")
     doorman, oracle = poolers.oracle(setting)
-    difference = oracle.try_scenario(order.turns, [{"application_name": "same"}] * order.clients)
+    difference = oracle.try_scenario(order.turns, order.startups)
     if difference is not None:
         oracle.end_pooled_backends()
         tail = doorman.log_tail()
