@@ -185,8 +185,10 @@ class Backend:
                 holder.on_backend_readable(self)
             else:
                 holder.on_backend_event(self, events)
-        elif self.on_idle_event is not None:
-            self.on_idle_event(self, worker)
+            return
+        on_idle_event = self.on_idle_event  # once: the janitor may close the backend, and forget it, meanwhile
+        if on_idle_event is not None:
+            on_idle_event(self, worker)
 
     def on_crash(self, error: Exception) -> None:
         """The worker's guard: something went wrong in a handler of this backend."""

@@ -10,6 +10,7 @@ Two kinds of frozen, interned values, so that "is there anything to do?" is one 
 Names are compared as PostgreSQL does, without case; the order of setting is the order of the dictionary.
 """
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping
 from threading import Lock
@@ -143,12 +144,28 @@ def move_sql(present: SessionSettings, wanted: SessionSettings) -> str:
 
 
 def quote_text(value: str) -> str:
-    """A string literal that means the same whatever standard_conforming_strings says."""
+    """A string literal that means the same whatever standard_conforming_strings says. One that is not ASCII leaves room for
+    the escapes of `sql_bytes`."""
     quoted = value.replace("'", "''")
-    if "\\" in quoted:
+    if "\\" in quoted or not quoted.isascii():
         quoted = quoted.replace("\\", "\\\\")
         return f" E'{quoted}'"
     return f"'{quoted}'"
+
+
+def _as_escapes(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(f"\\U{ord(char):08x}" for char in lacking), error.end
+
+
+codecs.register_error("pgdoorman.escapes", _as_escapes)
+
+
+def sql_bytes(sql: str, codec: str) -> bytes:
+    """Statements of ours in the encoding of a connection. A character that the encoding lacks (the connection may still have
+    another client's) becomes an escape, which the server turns into its own encoding."""
+    return sql.encode(codec, "pgdoorman.escapes")
 
 
 def quote_name(name: str) -> str:

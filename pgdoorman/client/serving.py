@@ -303,6 +303,7 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
                     pieces.append(data[position:end])
                 else:
                     end = _copy_data_span(data, position, total)
+                    exchange.mark_copy_data()
                     pieces.append(data[position:end])
             elif kind == codes.FUNCTION_CALL:
                 exchange.ask_query(A_QUERY)
@@ -358,6 +359,7 @@ def _begin_partial(
     kind = data[position]
     size = end - position
     if kind == codes.COPY_DATA:
+        backend.exchange.mark_copy_data()
         pieces.append(data[position:])
         session.passing = end - total
         return total

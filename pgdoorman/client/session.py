@@ -317,7 +317,7 @@ class Session:
     def _hear(self, worker: Worker, events: int) -> None:
         if self.held & WAITING:
             # While it waits it may be granted a backend, and moved, by another worker at any moment.
-            if self.ledger.while_waiting(self, self._hear_waiting):
+            if self.ledger.while_waiting(self, partial(self._hear_waiting, events)):
                 self.held &= ~WAITING
                 self._end()
             return
@@ -488,8 +488,13 @@ class Session:
         elif errands is not None:
             pool.run(errands, worker)
 
-    def _hear_waiting(self) -> bool:
-        """Read ahead from a client that waits; under the ledger's lock. True if it has hung up."""
+    def _hear_waiting(self, events: int) -> bool:
+        """Read ahead from a client that waits, and send what it had not taken; under the ledger's lock. True if it has
+        hung up."""
+        if events & WRITE and self.out:
+            self._flush_waiting()
+        if not events & ~WRITE:
+            return False
         try:
             data = self.recv(READ_SIZE, DONT_WAIT)
         except BlockingIOError:
@@ -499,6 +504,18 @@ class Session:
         if data:
             self._hold(data)
         return not data
+
+    def _flush_waiting(self) -> None:
+        try:
+            del self.out[: self.send(self.out, DONT_WAIT)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.out.clear()
+        if not self.out:
+            self.held &= ~CONGESTED
+            self.stuck_since = 0.0
+            self._watch()
 
     def move_to(self, worker: Worker) -> bool:
         """Have our backend's worker for home: cheaper than waking the other one, and no socket of the backend has to

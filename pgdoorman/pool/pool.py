@@ -112,6 +112,9 @@ class Pool:
 
     def run(self, errands: Errands[Backend, PoolWaiter], worker: Worker | None) -> None:
         """Do what the ledger decided. `worker` is the one whose thread this is, None for other threads."""
+        for _ in range(errands.openings):
+            if not self._helpers.submit(self._wait_open):
+                self.ledger.opening_postponed(monotonic() + 1.0)
         for waiter, backend in errands.grants:
             if waiter.worker is worker or (worker is not None and waiter.move_to(worker)):
                 waiter.granted(backend)
@@ -121,9 +124,6 @@ class Pool:
             waiter.worker.post(partial(waiter.refused, reason))
         for backend in errands.closings:
             backend.close()
-        for _ in range(errands.openings):
-            if not self._helpers.submit(self._wait_open):
-                self.ledger.opening_postponed(monotonic() + 1.0)
 
     def grant(self, waiter: PoolWaiter, backend: Backend, worker: Worker) -> None:
         """Give a backend that came free on this worker's thread to who waited for it."""
