@@ -136,8 +136,10 @@ def move_sql(present: SessionSettings, wanted: SessionSettings) -> str:
     if identities_change:
         changed.update({name: wanted.by_name[name] for name in IDENTITIES if name in wanted.by_name})
     if changed:
+        # IS NULL: what it returns would have to be put into the connection's encoding, which may not be able to say it.
         calls = ", ".join(
-            f"pg_catalog.set_config({quote_text(name)}, {quote_text(value)}, false)" for name, value in changed.items()
+            f"pg_catalog.set_config({quote_text(name)}, {quote_text(value)}, false) IS NULL"
+            for name, value in changed.items()
         )
         statements.append(f"SELECT {calls}")
     return "; ".join(statements)

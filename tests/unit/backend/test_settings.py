@@ -27,9 +27,10 @@ from pgdoorman.backend.settings import (
     reported_of,
     settings_of,
     settings_of_audit,
+    sql_bytes,
 )
 from tests.support.postgres import Postgres
-from tests.support.wire import ServerError, Wire, bind, execute, parse, sync
+from tests.support.wire import ServerError, Wire, bind, execute, parse, query, sync
 
 LOGIN: Final = "alice"
 CUSTOM: Final = frozenset({"app.tenant", "app.user_2", "a.b.c"})
@@ -378,6 +379,18 @@ def test_literals_mean_the_same_under_either_convention(wires: tuple[Wire, Wire]
     for convention in ("on", "off"):
         wire.run(f"set standard_conforming_strings = {convention}")
         assert wire.value(f"select {quote_text(text)}") == text
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1251", "EUC_JP", "UTF8"])
+def test_literals_mean_the_same_in_any_encoding_of_the_connection(wire: Wire, encoding: str) -> None:
+    """A backend that still speaks another client's encoding is given settings which that cannot express."""
+    codec = {"LATIN1": "iso8859-1", "WIN1251": "cp1251", "EUC_JP": "euc_jp", "UTF8": "utf-8"}[encoding]
+    wire.run(f"set client_encoding = {encoding}")
+    for text in ("größe", "price in €", "кириллица", "漢字", "\U0001f600 '\\'", "plain"):
+        wire.ask(query(sql_bytes(move_sql(DEFAULTS, settings_of({"app.tenant": text})), codec)))
+        wire.run("set client_encoding = UTF8")
+        assert wire.value("show app.tenant") == text
+        wire.run(f"set client_encoding = {encoding}")
 
 
 @pytest.mark.parametrize(
