@@ -23,6 +23,7 @@ from tests.support.wire import (
     function_call,
     parse,
     query,
+    raw,
     sync,
     terminate,
 )
@@ -1419,6 +1420,9 @@ PINS = (
 
 # PostgreSQL ends the connection after these.
 ENDINGS = (
+    one("an unknown type behind a good batch", (*shot("", FEW), S(), raw(b"!\0\0\0\4"))),
+    one("an unknown type behind a good query", (Q("select 1"), raw(b"!\0\0\0\4"))),
+    one("a length that cannot be behind a good query", (Q("select 1"), raw(b"Q\0\0\0\3"))),
     one("a query while a copy waits for data", (Q("copy c0.t from stdin"),), (Q("select 1"),)),
     one("an extended message while a copy waits for data", (*copy_in(H()),), (P("", "select 1"), S())),
 )

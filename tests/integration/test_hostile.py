@@ -689,6 +689,21 @@ def _go_to(wire: Wire, where: str) -> None:
         wire.ask(query("copy hostile_copy from stdin"))
 
 
+@pytest.mark.parametrize("data", [b"Q\0\0\0\3", b"!\0\0\0\4", b"Q\x70\0\0\0x"], ids=["short", "unknown", "huge"])
+@pytest.mark.parametrize(
+    "good", [query("select 1").data, parse("", "select 1").data + sync().data], ids=["query", "batch"]
+)
+def test_backend_is_free_at_once_behind_a_violation(watch: Watch, good: bytes, data: bytes) -> None:
+    """What breaks the protocol right behind a good request ends its own client; the backend, whose answer is whole, is
+    the next one's without delay."""
+    wire = _logged_in(watch)
+    wire.send_bytes(good + data)
+    wire.sock.shutdown(socket.SHUT_WR)
+    wire.wait_closed(4.0)
+    wire.hang_up()
+    watch.must_serve(within=1.5)
+
+
 def test_random_messages(watch: Watch) -> None:
     """Mutations of a good conversation, from a seed; whatever comes back must be well formed."""
     chance = random.Random(23)
