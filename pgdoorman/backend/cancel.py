@@ -1,5 +1,7 @@
 """Delivering a CancelRequest (protocol, "Canceling Requests in Progress"): blocking, on a helper thread."""
 
+from time import monotonic
+
 from pgdoorman.errors import BackendUnavailable
 from pgdoorman.protocol.codes import CANCEL_REQUEST
 from pgdoorman.protocol.framing import INT32, UINT32
@@ -17,12 +19,14 @@ def wait_cancelled(address: Address, process_id: int, secret: bytes, timeout: fl
 
     Raises BackendUnavailable if the server cannot be reached or does not close within `timeout` seconds.
     """
+    deadline = monotonic() + timeout
     sock = wait_connected(address, timeout, options)
     try:
-        sock.settimeout(timeout)
+        # One deadline for all of it: what answers need not be a PostgreSQL, and could go on talking.
+        sock.settimeout(max(0.001, deadline - monotonic()))
         sock.sendall(cancel_message(process_id, secret))
         while sock.recv(64):
-            pass
+            sock.settimeout(max(0.001, deadline - monotonic()))
     except TimeoutError as error:
         raise BackendUnavailable("the server did not take the cancel request in time") from error
     except OSError:
