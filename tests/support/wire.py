@@ -572,7 +572,7 @@ class Wire:
         reply = Reply(chr(buffer[0]), bytes(buffer[5 : size + 1]))
         del buffer[: size + 1]
         self.outstanding.received(reply)
-        if reply.kind == "S":
+        if reply.kind == "S" and reply.body.count(b"\0") == 2:
             name, value = reply.parameter()
             self.parameters[name] = value
         return reply
