@@ -84,6 +84,7 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
         length = length_at(data, position + 1)[0]
         end = position + 1 + length
         if not _is_valid(session, kind, length):
+            _reject(session, kind)
             return
         if (
             end > total
@@ -288,6 +289,9 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
         length = length_at(data, position + 1)[0]
         end = position + 1 + length
         if not _is_valid(session, kind, length):
+            # What came before it is already expected to be answered, so it has to be asked.
+            _send(session, backend, pieces)
+            _reject(session, kind)
             return
         if end > total:
             position = _begin_partial(session, backend, data, position, end, pieces)
@@ -415,13 +419,15 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
 
 
 def _is_valid(session: "Session", kind: int, length: int) -> bool:
-    """Whether a message may begin like this. If not the session is over: PostgreSQL closes without a word at a length
-    that cannot be, and says so at a type that it does not know."""
-    if not _CLIENT_TYPES[kind]:
-        session.violate(ProtocolViolation(f"invalid frontend message type {kind}"))
-        return False
+    """Whether a message may begin like this."""
     limit = LARGEST_SMALL_MESSAGE if _SMALL[kind] else min(LARGEST_MESSAGE, session.pool.settings.max_message_size)
-    if length < 4 or length > limit:
+    return bool(_CLIENT_TYPES[kind]) and 4 <= length <= limit
+
+
+def _reject(session: "Session", kind: int) -> None:
+    """A message that may not be: the session is over. PostgreSQL closes without a word at a length that cannot be, and
+    says so at a type that it does not know."""
+    if _CLIENT_TYPES[kind]:
         session.lost()
-        return False
-    return True
+    else:
+        session.violate(ProtocolViolation(f"invalid frontend message type {kind}"))
