@@ -3,6 +3,7 @@
 import socket
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from pgdoorman.errors import BackendUnavailable
 from pgdoorman.transport.sockets import SocketOptions, apply_options, close_quietly
@@ -40,14 +41,18 @@ def wait_connected(address: Address, timeout: float, options: SocketOptions) -> 
     last: Exception | None = None
     try:
         candidates = _candidates(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for names that are none, like a..b
         raise BackendUnavailable(f"could not translate host name {address.host!r} to an address: {error}") from error
     for family, target in candidates:
         remaining = deadline - monotonic()
         if remaining <= 0:
             last = last or TimeoutError("timed out")
             break
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:  # a kernel without IPv6 is asked for it all the same: the next address may do
+            last = error
+            continue
         try:
             sock.settimeout(remaining)
             sock.connect(target)
@@ -61,8 +66,9 @@ def wait_connected(address: Address, timeout: float, options: SocketOptions) -> 
     raise BackendUnavailable(f"could not connect to server at {address}: {reason}")
 
 
-def _candidates(address: Address) -> list[tuple[int, str | tuple[str, int]]]:
+def _candidates(address: Address) -> list[tuple[int, Any]]:
+    """Family and address of each; those of IPv6 with their scope, without which a link-local one is of no use."""
     if address.is_unix:
         return [(socket.AF_UNIX, address.path)]
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    return [(family, (str(target[0]), int(target[1]))) for family, _, _, _, target in found]
+    return [(family, target) for family, _, _, _, target in found]

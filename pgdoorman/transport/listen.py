@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import stat
 from dataclasses import dataclass
 
 from pgdoorman.errors import PgDoormanError
@@ -33,7 +34,7 @@ class Door:
 
 
 def open_tcp(host: str, port: int, backlog: int, *, reuse_port: bool = True) -> list[Door]:
-    """Listen on every address of `host` (`*` or empty: all of IPv4 and IPv6). Port 0 takes a free one.
+    """Listen on every address of `host` (`*` or empty: all of IPv4 and IPv6). Port 0 takes a free one, the same for all.
 
     Raises CannotListen if none of the addresses can be bound.
     """
@@ -46,15 +47,19 @@ def open_tcp(host: str, port: int, backlog: int, *, reuse_port: bool = True) -> 
         raise CannotListen(f"cannot listen on {host!r}: {error.strerror or error}") from error
     doors: list[Door] = []
     problem: OSError | None = None
-    for family, _, _, _, address in dict.fromkeys(found):
-        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    for family, _, _, _, (name, number, *scope) in dict.fromkeys(found):
+        try:
+            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:  # a kernel without IPv6
+            problem = error
+            continue
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if reuse_port:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
+            listener.bind((name, doors[0].listener.getsockname()[1] if doors and not port else number, *scope))
             listener.listen(backlog)
         except OSError as error:
             listener.close()
@@ -81,12 +86,17 @@ def open_unix(directory: str, port: int, backlog: int, mode: int) -> Door:
         listener.bind(path)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"cannot create unix socket {path}: {error.strerror}") from error
+        raise CannotListen(f"cannot create unix socket {path}: {error.strerror or error}") from error
     finally:
         os.umask(previous)
-    os.chmod(path, mode)
-    listener.listen(backlog)
-    return Door(listener, f"unix:{path}", path, os.stat(path).st_ino)
+    try:
+        door = Door(listener, f"unix:{path}", path, os.stat(path).st_ino)
+        os.chmod(path, mode)
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"cannot open unix socket {path}: {error.strerror}") from error
+    return door
 
 
 def _remove_stale(path: str) -> None:
@@ -97,16 +107,23 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno == errno.ECONNREFUSED:
+        if error.errno == errno.ECONNREFUSED and _is_socket(path):  # which is also the answer of a file that is none
             try:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
             return
-        raise CannotListen(f"cannot use unix socket {path}: {error.strerror}") from error
+        raise CannotListen(f"cannot use unix socket {path}: {error.strerror or error}") from error
     finally:
         probe.close()
     raise CannotListen(f"unix socket {path} is in use by another program")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True  # gone in the meantime
 
 
 def _name(listener: socket.socket) -> str:
