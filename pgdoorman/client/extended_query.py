@@ -499,6 +499,8 @@ def rename_in_sql(session: "Session", backend: Backend, query: bytes, found: re.
     if statement is None or backend.exchange.unsynced:
         return query
     if not backend.names.has(statement, names.segment) and backend.status != codes.FAILED:
+        if backend.exchange.entries:
+            raise MustWait  # what goes in front of it must not overtake what is still to be sent
         backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))
         backend.exchange.ask(A_HIDDEN_SYNC)
         backend.push(prepare_message(statement) + _SYNC_MESSAGE)

@@ -136,7 +136,7 @@ def note_text(session: "Session", backend: Backend, flags: int, message: bytes) 
         if message and b"." in message:
             session.custom_names |= custom_names_in(message)
     if flags & READS_SEQUENCES and backend.sequences_of != session.lease_token:
-        if not session.noted & TAG_WROTE and not backend.exchange.unsynced:
+        if not session.noted & TAG_WROTE and not backend.exchange.entries:
             _forget_sequences(backend)
         backend.sequences_of = session.lease_token
     if flags & USES_SEQUENCES:
