@@ -138,6 +138,7 @@ OPEN = {
     "two names of one text, the second parsed again": _NAMES,
     "a named and the unnamed statement of one text, a wrong bind": _NAMES,
     "a statement that deallocates itself": "its text is read before it has its name",
+    "an extended message while a copy waits for data": "now and then, with messages cut into bytes",
     "one date style upon another": "the half of DateStyle that the login leaves open comes from the client before",
     "RESET goes back to the login's value": _LOGIN,
     "RESET of a value that came with the login": _LOGIN,
