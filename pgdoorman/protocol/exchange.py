@@ -163,7 +163,7 @@ class Exchange:
         if self.skipping:
             self._skip(entry)
             return
-        self.unsynced = False  # a Query ends what was begun before it, as a Sync would
+        self.unsynced = self.unanswered_syncs > 0  # a Query ends what was begun before it, as a Sync would
         self.entries.append(entry)
         if entry.hidden or entry.effect is not None:
             self.careful = True
