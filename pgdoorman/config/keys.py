@@ -30,7 +30,7 @@ from pgdoorman.config.kinds import (
     Text,
     human,
 )
-from pgdoorman.config.settings import PinPolicy, PoolMode, ReparseLiveName, Secret, ServerTlsMode, TlsMode
+from pgdoorman.config.settings import IdleAtStop, PinPolicy, PoolMode, ReparseLiveName, Secret, ServerTlsMode, TlsMode
 
 
 class Section(StrEnum):
@@ -213,6 +213,8 @@ _LISTENING = (
         "Also listen on the unix socket `.s.PGSQL.<port>` in this directory.", example="/run/pgdoorman"),
     Key("unix_socket_mode", G, Mode(), 0o600, RESTART,
         "Permissions of the unix socket."),
+    Key("so_reuseport", G, _FLAG, False, RESTART,
+        "Let other processes listen on the same TCP port (SO_REUSEPORT); the kernel spreads the clients over them."),
 )
 
 _CLIENTS = (
@@ -319,6 +321,12 @@ _LIMITS = (
         "How long the delivery of one large message to a client may stand still."),
     Key("shutdown_timeout", G, _TIME, 10.0, NOTHING,
         "How long a graceful stop waits for running transactions.", zero="do not wait"),
+    Key("shutdown_delay", G, _TIME, 0.0, NOTHING,
+        "How long a graceful stop goes on serving as before while the readiness probe already says no.",
+        zero="begin at once"),
+    Key("shutdown_idle_clients", G, Choice(IdleAtStop), IdleAtStop.DISMISS, NOTHING,
+        "Clients outside a transaction when a graceful stop begins: dismiss sends them away at once, keep leaves them "
+        "until the end of their next transaction or until shutdown_timeout."),
 )
 
 _MEMORY = (
@@ -403,10 +411,17 @@ _ACCESS = (
 )
 
 _PROCESS = (
+    Key("user", G, _TEXT, None, RESTART,
+        "Become this user once the doors are open, if started by root.", example="pgdoorman"),
+    Key("local_console", G, _FLAG, True, RESTART,
+        "Let root and the user that pgdoorman runs as into the console without a password, through an abstract unix "
+        "socket; the command line's reload, show, stop and so on use it."),
     Key("daemon_pid_file", G, _TEXT, "/tmp/pgdoorman.pid", RESTART,  # noqa: S108 - PgDoorman's place for it
         "Where the process id is written in daemon mode."),
     Key("syslog_prog_name", G, _TEXT, None, RESTART,
         "Log to syslog under this name.", example="pgdoorman"),
+    Key("log_stats", G, _FLAG, True, NOTHING,
+        "Log a line for each pool that was used, at the end of each statistics period (15 s)."),
 )
 
 _TLS = (

@@ -39,6 +39,13 @@ class ReparseLiveName(StrEnum):
     REPLACE = "replace"
 
 
+class IdleAtStop(StrEnum):
+    """What a graceful stop does about clients that are in no transaction."""
+
+    DISMISS = "dismiss"
+    KEEP = "keep"
+
+
 class TlsMode(StrEnum):
     """TLS towards clients."""
 
@@ -143,6 +150,7 @@ class GeneralSettings:
     backlog: int
     unix_socket_dir: str | None
     unix_socket_mode: int
+    so_reuseport: bool
     # clients
     max_connections: int
     max_user_client_connections: int
@@ -181,6 +189,8 @@ class GeneralSettings:
     cancel_wait_timeout: float
     proxy_copy_data_timeout: float
     shutdown_timeout: float
+    shutdown_delay: float
+    shutdown_idle_clients: IdleAtStop
     # memory
     message_size_to_be_stream: int
     max_message_size: int
@@ -218,8 +228,11 @@ class GeneralSettings:
     pg_hba: RulesText | None
     scram_iterations: int
     # the process
+    user: str | None
+    local_console: bool
     daemon_pid_file: str
     syslog_prog_name: str | None
+    log_stats: bool
     # TLS
     tls_mode: TlsMode | None
     tls_certificate: Path | None
