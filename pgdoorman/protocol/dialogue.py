@@ -183,6 +183,7 @@ class Runner[T]:
         self._dialogue.close()
         self._done = True
         self._waiting = None
+        self._error = None  # its traceback knows us: such a circle would wait for the cyclic collector
 
     def _settle(self) -> None:
         while isinstance(self._waiting, Receive):

@@ -1,5 +1,8 @@
 """The runner of dialogues: bytes in, bytes out, and what it refuses."""
 
+import gc
+from weakref import ref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -218,3 +221,30 @@ def test_a_script_that_is_kept_returns_the_result() -> None:
 def test_a_script_that_is_left_shows_where(steps: tuple[object, ...], difference: str) -> None:
     with pytest.raises(AssertionError, match=difference):
         run_script(login(), *steps)  # type: ignore[arg-type]  # the parameters are Steps
+
+
+def test_a_closed_one_that_failed_leaves_no_circle() -> None:
+    """The pooler runs without automatic cyclic collection: thousands of failed log-ins would stay in memory."""
+
+    class Marked:
+        """Can be referred to weakly."""
+
+    def failing(held: Marked) -> Dialogue[None]:
+        yield Send(b"hello")
+        assert held
+        raise ProtocolViolation("no")
+
+    held = Marked()
+    runner = Runner(failing(held))
+    with pytest.raises(ProtocolViolation):
+        runner.result()
+    runner.close()
+    gone = ref(held)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        del held, runner
+        assert gone() is None
+    finally:
+        if enabled:
+            gc.enable()
