@@ -28,9 +28,9 @@ def name_threads(threads: Iterable[threading.Thread], process: str = "") -> None
     for thread in threads:
         name = process if process and thread is threading.main_thread() else thread.name
         if thread.native_id is not None:
-            with contextlib.suppress(OSError):
-                with open(f"/proc/self/task/{thread.native_id}/comm", "wb", buffering=0) as comm:
-                    comm.write(name.encode()[:LONGEST_NAME])
+            place = f"/proc/self/task/{thread.native_id}/comm"
+            with contextlib.suppress(OSError), open(place, "wb", buffering=0) as comm:
+                comm.write(name.encode()[:LONGEST_NAME])
 
 
 def cores_for_workers(count: int) -> list[int]:
@@ -114,27 +114,30 @@ class PidFile:
         # A directory such as /tmp is everybody's: what somebody else laid there is not followed and not written to.
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
-                raise OSError(errno.EPERM, "is no file of ours")
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                raise PidFileTaken(f"{self.path} belongs to process {owner or '?'}, which is running") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._claim(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    def _claim(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
+            raise OSError(errno.EPERM, "is no file of ours")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            raise PidFileTaken(f"{self.path} belongs to process {owner or '?'}, which is running") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def replace(self) -> None:
         """Put ours in the place of a predecessor's, which still lives and holds its own. Raises OSError."""
         fresh = PidFile(f"{self.path}.{os.getpid()}")
         fresh.write()
         os.replace(fresh.path, self.path)
-        self._descriptor = fresh._descriptor  # noqa: SLF001 - the same class
+        self._descriptor = fresh._descriptor
 
     def remove(self) -> None:
         """Remove it, unless a successor has put its own in its place. Idempotent."""

@@ -7,8 +7,8 @@ cannot be told is not worth failing for: every function here is quiet where ther
 import os
 import socket
 from collections.abc import MutableMapping
-from time import clock_gettime_ns
 from time import CLOCK_MONOTONIC as MONOTONIC
+from time import clock_gettime_ns
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 

@@ -13,6 +13,10 @@ class CannotListen(PgDoormanError):
     """No listener could be opened where one was asked for."""
 
 
+class CannotListenLocally(CannotListen):
+    """The unix socket could not be made."""
+
+
 @dataclass(slots=True)
 class Door:
     """One listening socket and how it is to be shut."""
@@ -75,7 +79,7 @@ def open_tcp(host: str, port: int, backlog: int, *, reuse_port: bool = True) -> 
 def open_unix(directory: str, port: int, backlog: int, mode: int) -> Door:
     """Listen on `<directory>/.s.PGSQL.<port>` with permission bits `mode`. A stale file is removed, a live one refused.
 
-    Raises CannotListen.
+    Raises CannotListenLocally.
     """
     path = os.path.join(directory, f".s.PGSQL.{port}")
     _remove_stale(path)
@@ -86,7 +90,7 @@ def open_unix(directory: str, port: int, backlog: int, mode: int) -> Door:
         listener.bind(path)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"cannot create unix socket {path}: {error.strerror or error}") from error
+        raise CannotListenLocally(f"cannot create unix socket {path}: {error.strerror or error}") from error
     finally:
         os.umask(previous)
     try:
@@ -95,8 +99,35 @@ def open_unix(directory: str, port: int, backlog: int, mode: int) -> Door:
         listener.listen(backlog)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"cannot open unix socket {path}: {error.strerror}") from error
+        raise CannotListenLocally(f"cannot open unix socket {path}: {error.strerror}") from error
     return door
+
+
+def operators_path(process_id: int) -> str:
+    """The abstract address at which a process answers its operator."""
+    return f"\0pgdoorman.{process_id}"
+
+
+def open_operators_door(process_id: int) -> Door:
+    """Listen on `operators_path`: no file, no permissions, gone with the process. Whoever accepts must ask the kernel who
+    is at the other end. Raises CannotListenLocally."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(operators_path(process_id))
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        raise CannotListenLocally(f"cannot open the local console: {error.strerror}") from error
+    return Door(listener, "the local console")
+
+
+def adopt(listener: socket.socket) -> Door:
+    """A door that somebody else has opened for us. Its file, if it has one, is the business of whoever made it."""
+    if listener.family != socket.AF_UNIX:
+        return Door(listener, _name(listener))
+    address = listener.getsockname()
+    path = address.decode(errors="replace") if isinstance(address, bytes) else str(address)
+    return Door(listener, "unix:" + path.replace("\0", "@"))
 
 
 def _remove_stale(path: str) -> None:
@@ -113,10 +144,10 @@ def _remove_stale(path: str) -> None:
             except FileNotFoundError:
                 pass
             return
-        raise CannotListen(f"cannot use unix socket {path}: {error.strerror or error}") from error
+        raise CannotListenLocally(f"cannot use unix socket {path}: {error.strerror or error}") from error
     finally:
         probe.close()
-    raise CannotListen(f"unix socket {path} is in use by another program")
+    raise CannotListenLocally(f"unix socket {path} is in use by another program")
 
 
 def _is_socket(path: str) -> bool:
