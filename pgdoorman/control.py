@@ -179,6 +179,7 @@ class Identity:
     listen_port: int = 6432
     started_at: float = 0.0
     workers: int = 0
+    config_file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +295,22 @@ class PoolRow:
             + self.backends_login
             + self.backends_cancelled
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRow:
+    """How long things took in one pool since it exists: counts by bucket of `stats.histogram`, and sums in
+    microseconds."""
+
+    database: str
+    user: str
+    queries: Sequence[int] = ()
+    query_time: int = 0
+    transactions: Sequence[int] = ()
+    transaction_time: int = 0
+    waits: Sequence[int] = ()
+    """Of those clients that had to wait."""
+    wait_time: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -624,6 +641,7 @@ class Overview(Protocol):
     def identity(self) -> Identity: ...
     def state(self) -> HouseState: ...
     def pools(self) -> Sequence[PoolRow]: ...
+    def latencies(self) -> Sequence[LatencyRow]: ...
     def pool_memory(self) -> Sequence[PoolMemoryRow]: ...
     def clients(self) -> Sequence[ClientRow]: ...
     def backends(self) -> Sequence[BackendRow]: ...

@@ -766,6 +766,16 @@ class Session:
         self.tell(error_message(reason, "FATAL"))
         self._end()
 
+    def dismiss_later(self, reason: PgDoormanError) -> None:
+        """Send the client away when its present transaction is over, or its next one if it is in none."""
+        if self._is_elsewhere(partial(self.dismiss_later, reason)) or self.held & GONE:
+            return
+        if self.backend is not None or self.held:
+            self.dismiss(reason)
+        else:
+            self.dismissed = reason
+            self.fast = False
+
     def expel(self, reason: PgDoormanError) -> None:
         """Close the client now, in a transaction or not."""
         if self._is_elsewhere(partial(self.expel, reason)) or self.held & GONE:

@@ -3,8 +3,8 @@
 import gc
 import logging
 import os
-import resource
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -26,22 +26,28 @@ from pgdoorman.client.session import Session
 from pgdoorman.config.changes import compare
 from pgdoorman.config.keys import Change
 from pgdoorman.config.load import load
+from pgdoorman.config.override import with_setting, without_setting
 from pgdoorman.config.rows import rows
-from pgdoorman.config.settings import GeneralSettings, Settings
+from pgdoorman.config.settings import GeneralSettings, IdleAtStop, Settings
 from pgdoorman.control import ConfigRow, Identity, ReloadOutcome, ShutdownMode
 from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
-from pgdoorman.errors import PgDoormanError
+from pgdoorman.doorman.service import Service
+from pgdoorman.errors import ConfigError, PgDoormanError
 from pgdoorman.logs import Logs
 from pgdoorman.pool.pool import Surroundings, socket_options
 from pgdoorman.pool.registry import Registry
 from pgdoorman.runtime.acceptor import Acceptor
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.periodic import Periodic
+from pgdoorman.runtime.process import NoSuchUser, become_user, bind_thread, cores_for_workers, raise_descriptor_limit
+from pgdoorman.runtime.systemd import ServiceManager
 from pgdoorman.runtime.worker import Worker
-from pgdoorman.transport.listen import Door, open_tcp, open_unix
+from pgdoorman.transport.listen import Door, adopt, open_operators_door, open_tcp, open_unix
 from pgdoorman.transport.peer import peer_of
 from pgdoorman.transport.sockets import apply_options
+from pgdoorman.web.routes import Routes
+from pgdoorman.web.server import WebServer
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +57,34 @@ PERIOD = 15.0  # seconds of a statistics period
 # Objects born and not died since the last cyclic collection. What leaves no circles behind never gets there but by
 # clients that stay (some 30 each); a collection among 10,000 of them stops all threads for some 20 ms.
 GARBAGE_WORTH_LOOKING_FOR = 100_000
+WEB_BACKLOG = 64
+SERVICE_TICK = 0.5  # seconds between looks at the watchdog
+LAST_STEPS = 15.0  # seconds that closing may take once nobody is waited for any more
 DESCRIPTORS_KEPT = 64  # for files, pipes and eventfds beside clients and backends
+
+HASTE = {
+    ShutdownMode.WAIT_FOR_CLIENTS: 0,
+    ShutdownMode.WAIT_FOR_SERVERS: 0,
+    ShutdownMode.GRACEFUL: 1,
+    ShutdownMode.AT_ONCE: 2,
+}
 
 
 class Doorman:
     """One running pooler. `open`, then `wait` until a signal or the console ends it."""
 
-    def __init__(self, settings: Settings, path: Path | None = None, logs: Logs | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        path: Path | None = None,
+        logs: Logs | None = None,
+        listeners: Sequence[socket.socket] = (),
+    ) -> None:
+        """`listeners` are doors that somebody else has opened: those of the settings stay shut then."""
         self.settings = settings
         self.path = path
+        self._given = listeners
+        self._loaded = settings
         self.clock = time() - monotonic()
         self._logs = logs
         general = settings.general
@@ -82,10 +107,14 @@ class Doorman:
         )
         self.control = Operator(self)
         self.doors: list[Door] = []
+        self._operators_listener: socket.socket | None = None
         self._acceptor: Acceptor | None = None
+        self._web: WebServer | None = None
         self._janitor = Periodic()
+        self._service = Service(ServiceManager(), (*self.serving, *self.logins))
         self._ended = threading.Event()
         self._mode: ShutdownMode | None = None
+        self._closing_at = float("inf")
         self._deadline = float("inf")
         self._reloading = threading.Lock()
         self.identity: Identity = Identity(
@@ -96,6 +125,7 @@ class Doorman:
             listen_port=general.port,
             started_at=time(),
             workers=len(self.serving),
+            config_file=str(path or ""),
         )
 
     @property
@@ -114,19 +144,21 @@ class Doorman:
         self.desk.rules = rules_of(general)
         self.desk.knobs = LoginKnobs(verifiers=MadeVerifiers(general.scram_iterations))
         self.desk.login_timeout = general.client_login_timeout
-        raise_descriptor_limit(self._descriptors_wanted())
-        for host in general.hosts:
-            self.doors += open_tcp(host, general.port, general.listen_backlog)
-        if general.unix_socket_dir:
-            self.doors.append(
-                open_unix(general.unix_socket_dir, general.port, general.listen_backlog, general.unix_socket_mode)
-            )
+        self._check_descriptors()
+        self._open_doors()
+        if general.user is not None:
+            _become(general.user)
+        if general.worker_stack_size is not None:
+            threading.stack_size(general.worker_stack_size)
         self.registry.apply(self.settings.effective_pools(), frozenset(self.settings.pools))
         for worker in (*self.serving, *self.logins):
             worker.start()
+        if general.worker_cpu_affinity_pinning:
+            self._pin_workers()
         self._janitor.every(TICK, self._tick)
         self._janitor.every(LIMITS_TICK, self._look_at_limits)
         self._janitor.every(PERIOD, self._end_period)
+        self._janitor.every(SERVICE_TICK, self._service.watch)
         self._janitor.start()
         # What has been built so far lives as long as the process: the collector need not look at it again. It stops
         # every thread while it works, so it runs when the janitor says so, not in the middle of a query.
@@ -135,7 +167,60 @@ class Doorman:
         gc.disable()
         self._acceptor = Acceptor([door.listener for door in self.doors], self._take)
         self._acceptor.start()
+        if self._web is not None:
+            self._web.start()  # only now: who is told that we are ready may come
         self._say_what_runs()
+        self._service.begin(self._status)
+
+    def _open_doors(self) -> None:
+        general = self.general
+        if self._given:
+            self.doors += [adopt(listener) for listener in self._given]
+        else:
+            for host in general.hosts:
+                self.doors += open_tcp(host, general.port, general.listen_backlog, reuse_port=general.so_reuseport)
+            if general.unix_socket_dir:
+                self.doors.append(
+                    open_unix(general.unix_socket_dir, general.port, general.listen_backlog, general.unix_socket_mode)
+                )
+        if general.local_console:
+            self.doors.append(open_operators_door(os.getpid()))
+            self._operators_listener = self.doors[-1].listener
+
+    @property
+    def _status(self) -> str:
+        return "listening on " + ", ".join(door.name for door in self.doors)
+
+    def _pin_workers(self) -> None:
+        cores = cores_for_workers(len(self.serving))
+        if not cores:
+            log.warning("worker_cpu_affinity_pinning has no effect with fewer than three cores")
+        for worker, core in zip(self.serving, cores, strict=False):
+            try:
+                bind_thread(worker, core)
+            except OSError as error:
+                log.warning("cannot bind %s to core %d: %s", worker.name, core, error.strerror)
+
+    def _check_descriptors(self) -> None:
+        wanted = self._descriptors_wanted()
+        allowed = raise_descriptor_limit(wanted)
+        if allowed < wanted:
+            log.warning(
+                "only %d file descriptors may be open, but the settings allow for %d connections; "
+                "raise the limit (LimitNOFILE, ulimit -n) or lower max_connections",
+                allowed,
+                wanted,
+            )
+
+    def _open_web(self) -> WebServer | None:
+        web = self.settings.web
+        if not web.enabled:
+            return None
+        # Not shared with another process: each has numbers of its own, and a scrape would find now these, now those.
+        doors = [door for host in web.hosts for door in open_tcp(host, web.port, WEB_BACKLOG, reuse_port=False)]
+        for door in doors:
+            log.info("metrics and probes on http://%s", door.name)
+        return WebServer([door.listener for door in doors], Routes(self.control).answer)
 
     def _descriptors_wanted(self) -> int:
         backends = sum(settings.pool_size for settings in self.settings.effective_pools().values())
@@ -158,6 +243,9 @@ class Doorman:
             log.warning("%s", warning)
 
     def _take(self, sock: Any, address: Any, listener: Any) -> None:
+        if listener is self._operators_listener:
+            self.desk.take_operator(sock, peer_of(sock, address))
+            return
         apply_options(sock, socket_options(self.general.tcp))
         self.desk.take(sock, peer_of(sock, address))
 
@@ -175,7 +263,7 @@ class Doorman:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self.helpers.submit(self._reload_by_signal)
-        elif self._mode is not None:
+        elif self._mode is ShutdownMode.GRACEFUL:
             # Said twice: whoever asks again does not want to wait.
             self.shut_down(ShutdownMode.AT_ONCE)
         else:
@@ -197,8 +285,10 @@ class Doorman:
 
     def _end_period(self) -> None:
         now = monotonic()
-        for pool in self.registry.all():
+        pools = self.registry.all()
+        for pool in pools:
             pool.period.close(pool.counters, now)
+        self._service.end_period(pools, log_stats=self.general.log_stats)
         if gc.get_count()[0] > GARBAGE_WORTH_LOOKING_FOR:
             gc.collect()
 
@@ -209,22 +299,47 @@ class Doorman:
         with self._reloading:
             if self.path is None:
                 return ReloadOutcome()
-            settings = load(self.path)
-            rules = rules_of(settings.general)
-            restart = tuple(changed.key for changed in compare(self.settings, settings).need_restart)
-            done = self.registry.apply(settings.effective_pools(), frozenset(settings.pools))
-            self.desk.rules = rules
-            self.desk.login_timeout = settings.general.client_login_timeout
-            if settings.general.scram_iterations != self.general.scram_iterations:
-                self.desk.knobs = LoginKnobs(verifiers=MadeVerifiers(settings.general.scram_iterations))
-            self.budget.limit = settings.general.max_memory_usage
-            self.settings = settings
-            self._move_clients()
-            outcome = ReloadOutcome(changed=tuple(done), restart_needed=restart, warnings=settings.warnings)
-            log.info("reloaded: %s", "; ".join(done) or "no pool changed")
-            for key in restart:
+            self._service.manager.reloading()
+            told = "reload failed, nothing was changed"
+            try:
+                settings = load(self.path)
+                outcome = self._apply_locked(settings)
+                self._loaded = settings
+                told = self._status
+            finally:
+                self._service.manager.ready(told)
+            log.info("reloaded: %s", "; ".join(outcome.changed) or "nothing has changed")
+            for key in outcome.restart_needed:
                 log.warning("%s has changed and takes effect at the next start", key)
             return outcome
+
+    def change_setting(self, name: str, text: str | None) -> None:
+        """Put another value of one general key in force until the next reload; None for the file's own.
+
+        Raises ConfigError; then nothing was changed.
+        """
+        with self._reloading:
+            if text is None:
+                settings = without_setting(self.settings, name, self._loaded)
+            else:
+                settings = with_setting(self.settings, name, text)
+            outcome = self._apply_locked(settings)
+        log.info("%s: %s", "RESET" if text is None else "SET", "; ".join(outcome.changed) or "nothing has changed")
+
+    def _apply_locked(self, settings: Settings) -> ReloadOutcome:
+        """Have other settings. Raises ConfigErrors (rules that cannot be used) before anything is changed."""
+        rules = rules_of(settings.general)
+        changes = compare(self.settings, settings)
+        restart = tuple(changed.key for changed in changes.need_restart)
+        self.registry.apply(settings.effective_pools(), frozenset(settings.pools))
+        self.desk.rules = rules
+        self.desk.login_timeout = settings.general.client_login_timeout
+        if settings.general.scram_iterations != self.general.scram_iterations:
+            self.desk.knobs = LoginKnobs(verifiers=MadeVerifiers(settings.general.scram_iterations))
+        self.budget.limit = settings.general.max_memory_usage
+        self.settings = settings
+        self._move_clients()
+        return ReloadOutcome(changed=changes.lines(), restart_needed=restart, warnings=settings.warnings)
 
     def _move_clients(self) -> None:
         """Clients follow their pool's new settings; those whose pool is gone are sent away at their transaction's end."""
@@ -263,23 +378,47 @@ class Doorman:
 
     # Closing.
 
+    @property
+    def draining(self) -> bool:
+        """A stop has begun: whoever chooses between several poolers should choose another."""
+        return self._mode is not None
+
     def shut_down(self, mode: ShutdownMode) -> None:
         """Begin to go down. A faster mode overrides a slower one."""
+        if self._mode is not None and HASTE[mode] <= HASTE[self._mode]:
+            return
+        first, self._mode = self._mode is None, mode
+        log.info("shutting down (%s)", mode.value)
         if mode is ShutdownMode.AT_ONCE:
-            self._mode = mode
             self._ended.set()
             return
-        if self._mode is not None:
-            return
-        self._mode = mode
+        general = self.general
+        graceful = mode is ShutdownMode.GRACEFUL
+        # Who asks for a graceful stop while another kind is under way has been refused long enough.
+        self._closing_at = monotonic() + (general.shutdown_delay if graceful and first else 0.0)
+        self._deadline = self._closing_at + general.shutdown_timeout if graceful else float("inf")
+        self._service.manager.stopping(f"shutting down ({mode.value})")
+        if graceful:
+            self._service.manager.extend(general.shutdown_delay + general.shutdown_timeout + LAST_STEPS)
+        if self._closing_at <= monotonic():
+            self._close_for_clients()
+
+    def _close_for_clients(self) -> None:
+        """New clients are refused from now on, and those present leave at the end of their transaction."""
+        self._closing_at = float("inf")
         self.desk.closed = True
-        timeout = self.general.shutdown_timeout
-        self._deadline = monotonic() + timeout if mode is ShutdownMode.GRACEFUL else float("inf")
-        log.info("shutting down (%s): new clients are refused, transactions may finish", mode.value)
-        if mode is ShutdownMode.GRACEFUL:
-            self.desk.dismiss_all()
+        log.info("new clients are refused, transactions may finish")
+        if self._mode is ShutdownMode.GRACEFUL:
+            self.desk.dismiss_all(idle_too=self.general.shutdown_idle_clients is IdleAtStop.DISMISS)
+        elif self._mode is ShutdownMode.WAIT_FOR_SERVERS:
+            for pool in self.registry.all():
+                pool.pause()
 
     def _look_for_the_end(self, now: float) -> None:
+        if now >= self._closing_at:
+            self._close_for_clients()
+        if not self.desk.closed:
+            return
         if self._mode is ShutdownMode.WAIT_FOR_SERVERS:
             busy = sum(pool.statistics().leased for pool in self.registry.all())
             if not busy:
@@ -310,6 +449,9 @@ class Doorman:
                 worker.join(5.0)
         self.helpers.close()
         self.login_helpers.close()
+        web, self._web = self._web, None
+        if web is not None:
+            web.stop()  # last: numbers can be read until the end
         log.info("pgdoorman is shut down")
 
 
@@ -322,26 +464,11 @@ def rules_of(general: GeneralSettings) -> HbaRules:
     return allow_all()
 
 
-def raise_descriptor_limit(wanted: int) -> None:
-    """Have at least `wanted` descriptors if the system lets us; warn if it does not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if soft == unlimited or soft >= wanted:
-        return
-    target = wanted if hard == unlimited else min(wanted, hard)
+def _become(user: str) -> None:
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, target), max(wanted, hard)))
-    except (OSError, ValueError):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-        except (OSError, ValueError):
-            target = soft
-        log.warning(
-            "only %d file descriptors may be open, but the settings allow for %d connections; "
-            "raise the limit (LimitNOFILE, ulimit -n) or lower max_connections",
-            target,
-            wanted,
-        )
+        become_user(user)
+    except NoSuchUser as error:
+        raise ConfigError(str(error), key="general.user") from error
 
 
 def interpreter() -> str:

@@ -26,6 +26,7 @@ from pgdoorman.control import (
     Identity,
     InternedQueryRow,
     InternerRow,
+    LatencyRow,
     ListCounts,
     MemoryRow,
     NoSuchClient,
@@ -73,7 +74,7 @@ class Operator:
         return self._house.identity
 
     def state(self) -> HouseState:
-        return HouseState(paused=self._all_paused, draining=self._house.desk.closed)
+        return HouseState(paused=self._all_paused, draining=self._house.draining)
 
     def _sessions_by_pool(self) -> dict[Pool, list[Session]]:
         found: dict[Pool, list[Session]] = {}
@@ -85,6 +86,9 @@ class Operator:
         sessions = self._sessions_by_pool()
         pools = [*self._house.registry.all(), *self._house.registry.leaving()]
         return [reports.pool_row(pool, sessions.get(pool, [])) for pool in pools]
+
+    def latencies(self) -> Sequence[LatencyRow]:
+        return [reports.latency_row(pool) for pool in [*self._house.registry.all(), *self._house.registry.leaving()]]
 
     def pool_memory(self) -> Sequence[PoolMemoryRow]:
         sessions = self._sessions_by_pool()
@@ -305,10 +309,16 @@ class Operator:
         return Completion.failed(NotSupported("online upgrade is not available in this version"))
 
     def set_setting(self, key: str, value: str) -> None:
-        raise SettingRefused(f"{key} cannot be changed here; change the file and RELOAD")
+        self._change_setting(key, value)
 
-    def reset_setting(self, key: str | None) -> None:
-        """Nothing was changed here, so there is nothing to go back from."""
+    def reset_setting(self, key: str) -> None:
+        self._change_setting(key, None)
+
+    def _change_setting(self, key: str, value: str | None) -> None:
+        try:
+            self._house.change_setting(key, value)
+        except ConfigError as error:
+            raise SettingRefused(str(error)) from error
 
     def set_log_level(self, filter_text: str) -> None:
         try:

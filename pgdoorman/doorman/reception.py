@@ -1,6 +1,8 @@
 """What a login may ask of the house: who may come in, what is stored for whom, and where a client goes."""
 
 import logging
+import os
+import pwd
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +17,7 @@ from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import NoSecret, StoredSecret, parse_secret
 from pgdoorman.backend.connection import next_number
 from pgdoorman.client.cancel_keys import CancelKeys
+from pgdoorman.client.closing import error_message
 from pgdoorman.client.login import Arrived, Login
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
@@ -22,7 +25,7 @@ from pgdoorman.client.welcome import Welcome
 from pgdoorman.config.settings import GeneralSettings
 from pgdoorman.control import Control
 from pgdoorman.doorman.console_session import ConsoleSession
-from pgdoorman.errors import PgDoormanError, ShuttingDown, TooManyClients, UnknownDatabase
+from pgdoorman.errors import AuthorizationDenied, PgDoormanError, ShuttingDown, TooManyClients, UnknownDatabase
 from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.registry import Registry
 from pgdoorman.protocol import authentication as wire
@@ -30,10 +33,21 @@ from pgdoorman.protocol.startup import CancelRequest, StartupMessage
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.peer import Peer
+from pgdoorman.transport.sockets import DONT_WAIT
 
 log = logging.getLogger(__name__)
 
 SHUT_DOWN = ShuttingDown("pooler is shut down now")
+NOT_THE_OPERATOR = AuthorizationDenied("only root and the user that pgdoorman runs as may come in here")
+
+
+class GoingDown(PgDoormanError):
+    """A login while the house goes down. Not 57P01: at 57P03 libpq tries the next host of its list."""
+
+    sqlstate = "57P03"
+
+
+GOING_DOWN = GoingDown("pooler is shutting down")
 
 
 class DisabledDatabase(PgDoormanError):
@@ -110,7 +124,7 @@ class Desk:
         if is_console(database):
             return
         if self.closed:
-            raise SHUT_DOWN
+            raise GOING_DOWN
         if len(self.sessions) >= self._house.general.max_connections:
             raise TooManyClients("sorry, too many clients already")
         if not self._registry.has_database(database):
@@ -134,7 +148,8 @@ class Desk:
         """The client has proved who it is: to the console or to its pool with it."""
         message = arrived.message
         if is_console(message.database):
-            self._open_console(arrived)
+            name = message.last("application_name")
+            self._open_console(arrived.sock, arrived.peer, Flavour(message.database), message.user, name, arrived.rest)
             return
         pool = self._registry.find(message.database, message.user)
         if pool is None:
@@ -205,33 +220,42 @@ class Desk:
 
     # The console.
 
-    def _open_console(self, arrived: Arrived) -> None:
-        message = arrived.message
-        flavour = Flavour(message.database)
+    def take_operator(self, sock: Any, peer: Peer) -> None:
+        """A connection at the operator's own door: the kernel says who it is, and it is greeted without a word."""
+        if peer.user_id not in (0, os.geteuid()):
+            sock.send(error_message(NOT_THE_OPERATOR), DONT_WAIT)
+            sock.close()
+            return
+        try:
+            user = pwd.getpwuid(peer.user_id).pw_name
+        except KeyError:
+            user = str(peer.user_id)
+        self._open_console(sock, peer, Flavour.PGDOORMAN, user, "pgdoorman")
+
+    def _open_console(
+        self, sock: Any, peer: Peer, flavour: Flavour, user: str, application_name: str, rest: bytes = b""
+    ) -> None:
         number = next_number()
         worker = self._logins[number % len(self._logins)]
-        name = message.last("application_name")
 
         def begin() -> None:
             key = self._cancel_keys.issue(None, 4)
-            console = Console(
-                self._house.control, flavour=flavour, user=message.user, admin=True, process_id=key.process_id
-            )
+            console = Console(self._house.control, flavour=flavour, user=user, admin=True, process_id=key.process_id)
             session = ConsoleSession(
                 number,
-                arrived.sock,
-                arrived.peer,
+                sock,
+                peer,
                 console,
-                user=message.user,
-                database=message.database,
-                application_name=name,
+                user=user,
+                database=flavour.value,
+                application_name=application_name,
                 ended=self._console_ended,
             )
             session.cancel_key = key
             self._cancel_keys.assign(key, session)
             self.consoles[number] = session
-            greeting = wire.ok() + console.greeting(key.secret, {"application_name": name})
-            session.begin(worker, greeting, arrived.rest)
+            greeting = wire.ok() + console.greeting(key.secret, {"application_name": application_name})
+            session.begin(worker, greeting, rest)
 
         worker.post(begin)
 
@@ -252,10 +276,11 @@ class Desk:
 
     # Going down.
 
-    def dismiss_all(self) -> None:
-        """Send every client away at its transaction's end."""
+    def dismiss_all(self, *, idle_too: bool = True) -> None:
+        """Send every client away at the end of its transaction: those that are in none at once, or after their next."""
         for session in list(self.sessions.values()):
-            session.worker.post(partial(session.dismiss, SHUT_DOWN))
+            dismiss = session.dismiss if idle_too else session.dismiss_later
+            session.worker.post(partial(dismiss, SHUT_DOWN))
 
     def expel_all(self) -> None:
         """Send every client away now."""

@@ -7,11 +7,22 @@ from time import monotonic
 from pgdoorman.backend.connection import Backend
 from pgdoorman.client.holds import GONE, WAITING
 from pgdoorman.client.session import Session
-from pgdoorman.control import BackendRow, ClientRow, DatabaseRow, PoolMemoryRow, PoolRow, PreparedRow, UserRow
+from pgdoorman.control import (
+    BackendRow,
+    ClientRow,
+    DatabaseRow,
+    LatencyRow,
+    PoolMemoryRow,
+    PoolRow,
+    PreparedRow,
+    UserRow,
+)
 from pgdoorman.doorman.console_session import ConsoleSession
 from pgdoorman.pool.ledger import EXAMINED, LEASED
 from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import codes
+from pgdoorman.stats.counters import total
+from pgdoorman.stats.histogram import add_up
 
 
 def state_of(session: Session) -> str:
@@ -49,6 +60,23 @@ def pool_row(pool: Pool, sessions: Sequence[Session]) -> PoolRow:
         paused=statistics.paused,
         epoch=pool.ledger.epoch,
         traffic=pool.traffic(),
+    )
+
+
+def latency_row(pool: Pool) -> LatencyRow:
+    """How long things took in a pool. Each worker's counts are copied once, so that no count is seen going back."""
+    parts = pool.counters
+    whole = total(parts)
+    singles = add_up(part.single_times.copy() for part in parts)
+    return LatencyRow(
+        database=pool.database,
+        user=pool.user,
+        queries=add_up([singles, *(part.query_times.copy() for part in parts)]),
+        query_time=whole.query_time,
+        transactions=add_up([singles, *(part.transaction_times.copy() for part in parts)]),
+        transaction_time=whole.transaction_time,
+        waits=add_up(part.wait_times.copy() for part in parts),
+        wait_time=whole.wait_time,
     )
 
 

@@ -26,6 +26,7 @@ from pgdoorman.control import (
     Identity,
     InternedQueryRow,
     InternerRow,
+    LatencyRow,
     ListCounts,
     MemoryRow,
     NoSuchClient,
@@ -82,6 +83,7 @@ class House:
                         oldest_checkout=0.5, traffic=TRAFFIC)
                 for name in self.databases_known
             ],
+            "latencies": [],
             "clients": [
                 ClientRow(id=12, database="shop", user="app", application_name="psql", state="active", activity="read",
                           address="10.0.0.1", port=4711, tls="TLSv1.3/TLS_AES_256_GCM_SHA384", backend_id=13,
@@ -134,6 +136,9 @@ class House:
 
     def pools(self) -> Sequence[PoolRow]:
         return self.rows["pools"]
+
+    def latencies(self) -> Sequence[LatencyRow]:
+        return self.rows["latencies"]
 
     def pool_memory(self) -> Sequence[PoolMemoryRow]:
         return self.rows["pool_memory"]
