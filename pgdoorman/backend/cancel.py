@@ -9,6 +9,10 @@ from pgdoorman.transport.connect import Address, wait_connected
 from pgdoorman.transport.sockets import SocketOptions, close_quietly
 
 
+class CancelAdrift(BackendUnavailable):
+    """The request was sent, but whether and when the server acts on it is not known: it may hit whatever runs then."""
+
+
 def cancel_message(process_id: int, secret: bytes) -> bytes:
     """The CancelRequest packet; secrets have 4 bytes in protocol 3.0 and 4 to 256 in 3.2."""
     return INT32.pack(12 + len(secret)) + INT32.pack(CANCEL_REQUEST) + UINT32.pack(process_id) + secret
@@ -17,7 +21,11 @@ def cancel_message(process_id: int, secret: bytes) -> bytes:
 def wait_cancelled(address: Address, process_id: int, secret: bytes, timeout: float, options: SocketOptions) -> None:
     """Deliver the request and wait until the server has closed the connection, i.e. has sent the signal.
 
-    Raises BackendUnavailable if the server cannot be reached or does not close within `timeout` seconds.
+    From then on no later query can be hit: the signal is pending at the server process before the bytes of a query that is
+    sent now reach it, and PostgreSQL forgets a cancel that comes while it waits for a command.
+
+    Raises BackendUnavailable if the server cannot be reached within `timeout` seconds, and CancelAdrift if it does not close
+    the connection in time: a busy server takes the request from its backlog later, even if we have gone by then.
     """
     deadline = monotonic() + timeout
     sock = wait_connected(address, timeout, options)
@@ -28,8 +36,10 @@ def wait_cancelled(address: Address, process_id: int, secret: bytes, timeout: fl
         while sock.recv(64):
             sock.settimeout(max(0.001, deadline - monotonic()))
     except TimeoutError as error:
-        raise BackendUnavailable("the server did not take the cancel request in time") from error
-    except OSError:
+        raise CancelAdrift("the server did not take the cancel request in time") from error
+    except (ConnectionResetError, BrokenPipeError):
         return  # reset instead of closed: it was read all the same
+    except OSError as error:
+        raise CancelAdrift(f"the cancel request may be lost: {error.strerror}") from error
     finally:
         close_quietly(sock)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pgdoorman.backend.connection import Backend
-from pgdoorman.backend.settings import reported_of
+from pgdoorman.backend.settings import reported_of, sql_bytes
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError, ProtocolViolation
 from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
@@ -48,7 +48,7 @@ class Inquiry:
         backend.unnamed = None
         self._timer: Timer = backend.worker.after(timeout, self._out_of_time)
         self._codec = codec_of(backend)
-        backend.push(query_message(sql.encode(self._codec, "replace")))
+        backend.push(query_message(sql_bytes(sql, self._codec)))
 
     def on_backend_readable(self, backend: Backend) -> None:
         """The same, when there is only something to read."""

@@ -128,6 +128,8 @@ def move_sql(present: SessionSettings, wanted: SessionSettings) -> str:
     if identities_change:
         # Both, and before anything else: RESET ALL touches neither, and a lesser role may not be able to go on.
         statements += [f"RESET {name}" for name in ("role", "session_authorization") if name in present.by_name]
+    if "," not in changed.get("datestyle", ",") and "datestyle" in present.by_name:
+        statements.append('RESET "datestyle"')  # half a value: the other half must not be what is there by chance
     if len(plain) > 3:
         statements.append("RESET ALL")
         changed = {name: value for name, value in wanted.by_name.items() if name not in IDENTITIES}

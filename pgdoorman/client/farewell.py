@@ -90,6 +90,7 @@ class Farewell:
         self._timer = self._worker.after(PATIENCE, self._discard)
         if backend.exchange.copying:
             backend.push(_COPY_FAIL)
+            backend.exchange.mark_copy_end()
         if backend.exchange.unsynced:
             self._end_segment(backend)
         if backend.exchange.entries and self._deliver is not None:
@@ -98,9 +99,11 @@ class Farewell:
     def _end_segment(self, backend: Backend) -> None:
         """Undo what the client began and never synced, as a server does whose client leaves; then the Sync, without which
         it would skip or hold what follows. (While it skips it ignores the ROLLBACK, and so does the exchange.)"""
+        # A COPY may be about to begin, and would take the ROLLBACK for a broken protocol; outside of one a CopyFail is ignored.
+        backend.exchange.mark_copy_end()
         backend.exchange.ask_query(Expected(QUERY, hidden=True))
         backend.exchange.ask(A_SYNC)
-        backend.push(_ROLLBACK + _SYNC)
+        backend.push(_COPY_FAIL + _ROLLBACK + _SYNC)
 
     # Letting it end.
 
@@ -159,7 +162,8 @@ class Farewell:
             elif kind == codes.COPY_IN_RESPONSE:
                 exchange.copy_in_begins()
                 backend.push(_COPY_FAIL)
-                if exchange.unsynced or not exchange.entries or exchange.entries[-1].kind > 2:
+                exchange.mark_copy_end()
+                if exchange.unsynced:
                     self._end_segment(backend)
             elif kind == codes.PARAMETER_STATUS:
                 note_parameter(backend, data[position + 5 : end])

@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from pgdoorman.backend.cancel import wait_cancelled
+from pgdoorman.backend.cancel import CancelAdrift, wait_cancelled
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings, reported_of
 from pgdoorman.client import relay, serving, stickiness
@@ -728,6 +728,10 @@ class Session:
             self.held &= ~WAITING
             serving.refuse(self, Cancelled("canceling statement due to user request"))
             self.refresh()
+        elif backend is not None and backend.exchange.awaits_hidden_query:
+            # What we have put in front (a BEGIN, the client's settings) must not be hit: the query behind it is meant.
+            self.worker.after(0.005, partial(self.cancel, done))
+            return
         elif backend is not None and backend.exchange.entries and backend.process_id:
             backend.cancels_under_way += 1
             job = partial(_deliver, backend, self.worker, self.pool.settings, done)
@@ -847,6 +851,7 @@ class Cancelled(PgDoormanError):
 
 def _deliver(backend: Backend, worker: Worker, settings: UserPoolSettings, done: Callable[[], Any]) -> None:
     """Deliver a cancel request; on a helper thread. The backend cannot go to anyone else meanwhile."""
+    adrift = False
     try:
         wait_cancelled(
             backend.address,
@@ -855,18 +860,24 @@ def _deliver(backend: Backend, worker: Worker, settings: UserPoolSettings, done:
             settings.connect_timeout,
             socket_options(settings.tcp),
         )
+    except CancelAdrift:
+        adrift = True
     except PgDoormanError:
         pass  # a server that cannot be reached has its own way of ending queries
     finally:
-        worker.post(partial(_delivered, backend))
+        worker.post(partial(_delivered, backend, adrift))
         done()
 
 
-def _delivered(backend: Backend) -> None:
+def _delivered(backend: Backend, adrift: bool) -> None:
     backend.cancels_under_way -= 1
+    if adrift:
+        backend.close_wanted = True  # the request may still come, and would hit the next client's query
     holder = backend.holder
     if isinstance(holder, Farewell):
         holder.cancel_delivered()
+    elif isinstance(holder, Session) and holder.suspect & stickiness.POSTPONED and not backend.cancels_under_way:
+        stickiness.audit(holder, backend)
 
 
 def _nothing() -> None:

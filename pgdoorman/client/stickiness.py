@@ -25,6 +25,7 @@ from pgdoorman.backend.settings import (
     pins_of_audit,
     settings_of,
     settings_of_audit,
+    sql_bytes,
 )
 from pgdoorman.client.holds import CARE, GONE
 from pgdoorman.config.settings import PinPolicy
@@ -93,6 +94,7 @@ HIDDEN_STATE: Final = 4  # a text in this lease changed or may have changed what
 TEMPORARY: Final = 8  # a text in this lease speaks of temporary objects
 PREPARED: Final = 32  # SQL PREPARE ran in this lease
 MAY_SET: Final = 16  # a text in this lease may hold a SET that is not LOCAL
+POSTPONED: Final = 64  # the audit waits until a cancel request has been delivered, which would hit it
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,14 +254,24 @@ def audit(session: "Session", backend: Backend) -> None:
     """Ask the backend what is different in its session, then decide. The client's next message waits for that; the
     answer to its last one does not."""
     session.hold(CARE)
+    if backend.cancels_under_way:
+        session.suspect |= POSTPONED
+        return
+    session.suspect &= ~POSTPONED
+    if session.held & GONE:
+        session.part_from(backend)
+        return
     # pg_settings hides custom parameters: ask for those that were put here as well as for those just seen.
     carried = {name for name in (*backend.settings.by_name, *session.wanted.by_name) if "." in name}
     sql = audit_sql(session.custom_names | carried, session.unknown_calls)
     timeout = max(5.0, session.pool.settings.connect_timeout)
-    Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error))
+    generation = session.pool.functions.generation
+    Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error, generation))
 
 
-def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None) -> None:
+def _audited(
+    session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None, generation: int
+) -> None:
     if session.held & GONE:
         _parted(session, backend, error)
         return
@@ -270,7 +282,7 @@ def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanE
         # The session is in a state in which not even this works (a tiny statement_timeout): keep it together.
         session.pins |= {"settings"}
     else:
-        _learn(session, backend, rows)
+        _learn(session, backend, rows, generation)
     session.suspect = session.noted = 0
     session.set_tags = session.local_sets = 0
     session.lease_reported = backend.reported
@@ -315,7 +327,7 @@ def _parted(session: "Session", backend: Backend, error: PgDoormanError | None) 
         session.part_from(backend)
 
 
-def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
+def _learn(session: "Session", backend: Backend, rows: Rows, generation: int) -> None:
     found = settings_of_audit(rows, backend.role)
     backend.settings = found
     missing = {n: v for n, v in session.startup_settings.by_name.items() if n not in found.by_name}
@@ -324,7 +336,7 @@ def _learn(session: "Session", backend: Backend, rows: Rows) -> None:
     if session.names is not None:
         session.names.recent.clear()  # what a text means depends on the settings
     session.pins = pins_of_audit(rows)
-    session.pool.functions.learn(session.unknown_calls, harmful_of_audit(rows))
+    session.pool.functions.learn(session.unknown_calls, harmful_of_audit(rows), generation)
     session.unknown_calls.clear()
     session.custom_names = {name for name in session.custom_names if name in found.by_name}
 
@@ -419,7 +431,7 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
             Inquiry(backend, sql, timeout, lambda backend, rows, error: _moved(session, backend, wanted, error))
             return
         backend.exchange.ask_query(Expected(QUERY, hidden=True, effect=Prelude(session, backend, wanted)))
-        backend.push(query_message(sql.encode(codec_of(backend), "replace")))
+        backend.push(query_message(sql_bytes(sql, codec_of(backend))))
     elif backend.reported is not session.told:
         session.sync_told(backend)
     session.lease_reported = backend.reported

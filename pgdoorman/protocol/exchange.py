@@ -141,6 +141,11 @@ class Exchange:
         """A ReadyForQuery for the client is outstanding: whether its transaction has failed meanwhile is not known."""
         return any(entry.kind <= SYNC and not entry.hidden for entry in self.entries)
 
+    @property
+    def awaits_hidden_query(self) -> bool:
+        """A Query that is not the client's own is still to be answered."""
+        return any(entry.hidden and entry.kind == QUERY for entry in self.entries)
+
     # Asking.
 
     def ask(self, entry: Expected) -> None:

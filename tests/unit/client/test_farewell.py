@@ -219,22 +219,7 @@ STATES: Final[dict[str, tuple[list[Request], str]]] = {
 }
 
 
-# Its CopyFail is not noted in the exchange, and behind it a Query goes into the COPY: the backend is closed, not lost.
-CLOSED_SO_FAR: Final = {
-    "extended COPY begun",
-    "extended COPY beginning",
-    "extended COPY, synced too early",
-    "extended COPY, synced too early, beginning",
-}
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        pytest.param(state, marks=[pytest.mark.xfail(reason="closed for now", strict=True)] * (state in CLOSED_SO_FAR))
-        for state in STATES
-    ],
-)
+@pytest.mark.parametrize("state", STATES)
 def test_in_every_state_it_comes_back_clean(hall: Hall, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(farewell, "PATIENCE", 1.0)
     requests, until = STATES[state]
