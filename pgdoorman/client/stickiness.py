@@ -269,9 +269,7 @@ def audit(session: "Session", backend: Backend) -> None:
     Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error, generation))
 
 
-def _audited(
-    session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None, generation: int
-) -> None:
+def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None, generation: int) -> None:
     if session.held & GONE:
         _parted(session, backend, error)
         return
