@@ -30,7 +30,16 @@ from pgdoorman.config.kinds import (
     Text,
     human,
 )
-from pgdoorman.config.settings import IdleAtStop, PinPolicy, PoolMode, ReparseLiveName, Secret, ServerTlsMode, TlsMode
+from pgdoorman.config.settings import (
+    IdleAtStop,
+    PinPolicy,
+    PoolMode,
+    ReparseLiveName,
+    Secret,
+    ServerTlsMode,
+    TlsMode,
+    TlsVersion,
+)
 
 
 class Section(StrEnum):
@@ -79,8 +88,8 @@ FEATURES: frozenset[Feature] = frozenset(
     {
         # Feature.TLS,
         # Feature.SERVER_TLS,
-        # Feature.AUTH_QUERY,
-        # Feature.WEB,
+        Feature.AUTH_QUERY,
+        Feature.WEB,
         # Feature.WEB_PAGES,
         # Feature.SSO,
         # Feature.TALOS,
@@ -426,24 +435,52 @@ _PROCESS = (
 
 _TLS = (
     Key("tls_mode", G, Choice(TlsMode), None, NEW_CLIENTS,
-        "Whether clients may, must or must not use TLS; verify-full also wants a certificate from them. None is "
-        "allow.", feature=Feature.TLS, example="require"),
+        "Whether clients may, must or must not use TLS; verify-full (or verify-ca) also wants a certificate from them. "
+        "None is allow, and so is prefer.", feature=Feature.TLS, example="require"),
     Key("tls_certificate", G, FilePath(), None, NEW_CLIENTS,
-        "Our certificate for clients.", feature=Feature.TLS, example="server.crt"),
+        "Our certificate for clients, and behind it what leads to its root.", feature=Feature.TLS,
+        example="server.crt"),
     Key("tls_private_key", G, FilePath(), None, NEW_CLIENTS,
         "Its private key.", feature=Feature.TLS, example="server.key"),
+    Key("tls_private_key_passphrase", G, SecretText(), None, NEW_CLIENTS,
+        "The passphrase of that key.", feature=Feature.TLS, example="${PGDOORMAN_KEY_PASSPHRASE}"),
     Key("tls_ca_cert", G, FilePath(), None, NEW_CLIENTS,
-        "Who signs clients' certificates.", feature=Feature.TLS, example="clients-ca.crt"),
+        "Who signs clients' certificates; without it none is asked for.", feature=Feature.TLS,
+        example="clients-ca.crt"),
+    Key("tls_crl", G, FilePath(), None, NEW_CLIENTS,
+        "Which of clients' certificates are revoked: a list from each that signs them.", feature=Feature.TLS,
+        example="clients.crl"),
+    Key("tls_min_version", G, Choice(TlsVersion), TlsVersion.TLS_1_2, NEW_CLIENTS,
+        "The oldest version of TLS that clients may use.", feature=Feature.TLS),
+    Key("tls_max_version", G, Choice(TlsVersion), None, NEW_CLIENTS,
+        "The newest one.", feature=Feature.TLS, example="1.3"),
+    Key("tls_ciphers", G, _TEXT, None, NEW_CLIENTS,
+        "The ciphers of TLS 1.2, as OpenSSL lists them.", feature=Feature.TLS, example="ECDHE+AESGCM"),
+    Key("tls_cipher_suites", G, _TEXT, None, NEW_CLIENTS,
+        "The cipher suites of TLS 1.3.", feature=Feature.TLS, example="TLS_AES_256_GCM_SHA384"),
     Key("tls_rate_limit_per_second", G, _COUNT, 0, NOTHING,
         "The most TLS handshakes per second; a multiple of 100.", zero="no limit", feature=Feature.TLS),
     Key("server_tls_mode", GP, Choice(ServerTlsMode), ServerTlsMode.ALLOW, NEW_BACKENDS,
         "TLS towards PostgreSQL, as libpq's sslmode.", feature=Feature.SERVER_TLS),
     Key("server_tls_ca_cert", GP, FilePath(), None, NEW_BACKENDS,
         "Who signs PostgreSQL's certificate.", feature=Feature.SERVER_TLS, example="servers-ca.crt"),
+    Key("server_tls_crl", GP, FilePath(), None, NEW_BACKENDS,
+        "Which of servers' certificates are revoked.", feature=Feature.SERVER_TLS, example="servers.crl"),
     Key("server_tls_certificate", GP, FilePath(), None, NEW_BACKENDS,
         "Our certificate for PostgreSQL.", feature=Feature.SERVER_TLS, example="pgdoorman.crt"),
     Key("server_tls_private_key", GP, FilePath(), None, NEW_BACKENDS,
         "Its private key.", feature=Feature.SERVER_TLS, example="pgdoorman.key"),
+    Key("server_tls_private_key_passphrase", GP, SecretText(), None, NEW_BACKENDS,
+        "The passphrase of that key.", feature=Feature.SERVER_TLS, example="${PGDOORMAN_SERVER_KEY_PASSPHRASE}"),
+    Key("server_tls_min_version", GP, Choice(TlsVersion), TlsVersion.TLS_1_2, NEW_BACKENDS,
+        "The oldest version of TLS towards PostgreSQL.", feature=Feature.SERVER_TLS),
+    Key("server_tls_max_version", GP, Choice(TlsVersion), None, NEW_BACKENDS,
+        "The newest one.", feature=Feature.SERVER_TLS, example="1.3"),
+    Key("server_tls_ciphers", GP, _TEXT, None, NEW_BACKENDS,
+        "The ciphers of TLS 1.2 towards PostgreSQL.", feature=Feature.SERVER_TLS, example="ECDHE+AESGCM"),
+    Key("server_tls_cipher_suites", GP, _TEXT, None, NEW_BACKENDS,
+        "The cipher suites of TLS 1.3 towards PostgreSQL.", feature=Feature.SERVER_TLS,
+        example="TLS_AES_256_GCM_SHA384"),
 )
 
 _FALLBACK = (

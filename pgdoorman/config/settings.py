@@ -47,12 +47,24 @@ class IdleAtStop(StrEnum):
 
 
 class TlsMode(StrEnum):
-    """TLS towards clients."""
+    """TLS towards clients. `prefer` is `allow` and `verify-ca` is `verify-full`, under PgBouncer's names."""
 
     DISABLE = "disable"
     ALLOW = "allow"
+    PREFER = "prefer"
     REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
     VERIFY_FULL = "verify-full"
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether clients must use TLS."""
+        return self not in (TlsMode.DISABLE, TlsMode.ALLOW, TlsMode.PREFER)
+
+    @property
+    def wants_certificates(self) -> bool:
+        """Whether clients must show a certificate."""
+        return self in (TlsMode.VERIFY_CA, TlsMode.VERIFY_FULL)
 
 
 class ServerTlsMode(StrEnum):
@@ -64,6 +76,13 @@ class ServerTlsMode(StrEnum):
     REQUIRE = "require"
     VERIFY_CA = "verify-ca"
     VERIFY_FULL = "verify-full"
+
+
+class TlsVersion(StrEnum):
+    """A version of the TLS protocol."""
+
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
 
 
 class Secret:
@@ -120,13 +139,40 @@ class TcpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What one side of TLS is made of: our certificate and its key, who signs the others' certificates, which of those
+    are revoked, and what may be negotiated (None: what OpenSSL thinks best)."""
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    passphrase: Secret = Secret("")  # noqa: RUF009 - a Secret never changes
+    ca_cert: Path | None = None
+    crl: Path | None = None
+    minimum: TlsVersion = TlsVersion.TLS_1_2
+    maximum: TlsVersion | None = None
+    ciphers: str | None = None
+    cipher_suites: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTlsSettings:
+    """TLS towards clients."""
+
+    mode: TlsMode
+    files: TlsFiles
+
+    @property
+    def is_on(self) -> bool:
+        """Whether clients that ask for TLS get it."""
+        return self.mode is not TlsMode.DISABLE and self.files.certificate is not None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerTlsSettings:
     """TLS towards one PostgreSQL."""
 
     mode: ServerTlsMode
-    ca_cert: Path | None
-    certificate: Path | None
-    private_key: Path | None
+    files: TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +283,24 @@ class GeneralSettings:
     tls_mode: TlsMode | None
     tls_certificate: Path | None
     tls_private_key: Path | None
+    tls_private_key_passphrase: Secret | None
     tls_ca_cert: Path | None
+    tls_crl: Path | None
+    tls_min_version: TlsVersion
+    tls_max_version: TlsVersion | None
+    tls_ciphers: str | None
+    tls_cipher_suites: str | None
     tls_rate_limit_per_second: int
     server_tls_mode: ServerTlsMode
     server_tls_ca_cert: Path | None
+    server_tls_crl: Path | None
     server_tls_certificate: Path | None
     server_tls_private_key: Path | None
+    server_tls_private_key_passphrase: Secret | None
+    server_tls_min_version: TlsVersion
+    server_tls_max_version: TlsVersion | None
+    server_tls_ciphers: str | None
+    server_tls_cipher_suites: str | None
     # fallback
     patroni_api_urls: tuple[str, ...] | None
     patroni_api_timeout: float
@@ -253,8 +311,7 @@ class GeneralSettings:
     @property
     def hosts(self) -> tuple[str, ...]:
         """The addresses to listen on: `host` may hold several, separated by commas; `*` means every IPv4 and IPv6."""
-        names = [name.strip() for name in self.host.split(",")]
-        return tuple(address for name in names for address in (("0.0.0.0", "::") if name == "*" else (name,)))
+        return _addresses(self.host)
 
     @property
     def listen_backlog(self) -> int:
@@ -274,6 +331,22 @@ class GeneralSettings:
             socket_buffer_size=self.tcp_socket_buffer_size,
             unix_socket_buffer_size=self.unix_socket_buffer_size,
         )
+
+    @property
+    def tls(self) -> ClientTlsSettings:
+        """TLS towards clients."""
+        files = TlsFiles(
+            certificate=self.tls_certificate,
+            private_key=self.tls_private_key,
+            passphrase=self.tls_private_key_passphrase or Secret(""),
+            ca_cert=self.tls_ca_cert,
+            crl=self.tls_crl,
+            minimum=self.tls_min_version,
+            maximum=self.tls_max_version,
+            ciphers=self.tls_ciphers,
+            cipher_suites=self.tls_cipher_suites,
+        )
+        return ClientTlsSettings(self.tls_mode or TlsMode.ALLOW, files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,8 +440,14 @@ class PoolSettings:
     reparse_live_name: ReparseLiveName | None
     server_tls_mode: ServerTlsMode | None
     server_tls_ca_cert: Path | None
+    server_tls_crl: Path | None
     server_tls_certificate: Path | None
     server_tls_private_key: Path | None
+    server_tls_private_key_passphrase: Secret | None
+    server_tls_min_version: TlsVersion | None
+    server_tls_max_version: TlsVersion | None
+    server_tls_ciphers: str | None
+    server_tls_cipher_suites: str | None
     patroni_api_urls: tuple[str, ...] | None
     patroni_api_timeout: float | None
     fallback_cooldown: float | None
@@ -430,6 +509,11 @@ class WebSettings:
     sso_groups_claim: str
     sso_admin_groups: tuple[str, ...]
     sso_require_https: bool
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses to listen on, written as the general `host`."""
+        return _addresses(self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,12 +689,19 @@ class Settings:
         general = self.general
         # A certificate and its key belong together: a pool that names one does not get the other from general.
         own = pool.server_tls_certificate is not None or pool.server_tls_private_key is not None
-        return ServerTlsSettings(
-            mode=_first(pool.server_tls_mode, general.server_tls_mode),
+        identity = pool if own else general
+        files = TlsFiles(
+            certificate=identity.server_tls_certificate,
+            private_key=identity.server_tls_private_key,
+            passphrase=identity.server_tls_private_key_passphrase or Secret(""),
             ca_cert=pool.server_tls_ca_cert or general.server_tls_ca_cert,
-            certificate=pool.server_tls_certificate if own else general.server_tls_certificate,
-            private_key=pool.server_tls_private_key if own else general.server_tls_private_key,
+            crl=pool.server_tls_crl or general.server_tls_crl,
+            minimum=_first(pool.server_tls_min_version, general.server_tls_min_version),
+            maximum=pool.server_tls_max_version or general.server_tls_max_version,
+            ciphers=pool.server_tls_ciphers or general.server_tls_ciphers,
+            cipher_suites=pool.server_tls_cipher_suites or general.server_tls_cipher_suites,
         )
+        return ServerTlsSettings(_first(pool.server_tls_mode, general.server_tls_mode), files)
 
     def _fallback(self, pool: PoolSettings) -> FallbackSettings | None:
         general = self.general
@@ -632,6 +723,11 @@ def merge_parameters(base: Parameters, other: Parameters) -> Parameters:
     merged = {name.lower(): (name, value) for name, value in base}
     merged |= {name.lower(): (name, value) for name, value in other}
     return tuple(merged.values())
+
+
+def _addresses(host: str) -> tuple[str, ...]:
+    names = [name.strip() for name in host.split(",")]
+    return tuple(address for name in names for address in (("0.0.0.0", "::") if name == "*" else (name,)))
 
 
 def _first[T](*values: T | None) -> T:

@@ -14,7 +14,7 @@ from pgdoorman.config.settings import (
     Secret,
     ServerTlsMode,
     Settings,
-    TlsMode,
+    TlsVersion,
     UserPoolSettings,
     UserSettings,
     merge_parameters,
@@ -32,6 +32,8 @@ _ADMIN_DATABASES = ("pgdoorman", "pgbouncer")
 def validate(settings: Settings, findings: Findings) -> None:
     """Adds to `findings` whatever does not go together in `settings`."""
     _general(settings.general, findings)
+    if not all(settings.web.hosts):
+        findings.forbid("an address in the list is empty", ("web", "host"))
     if not settings.pools:
         findings.warn("there is no pool: nobody but the admin can log in", ("pools",))
     for pool in settings.pools.values():
@@ -61,10 +63,14 @@ def _general(general: GeneralSettings, findings: Findings) -> None:
 
 def _client_tls(general: GeneralSettings, findings: Findings) -> None:
     _both_or_neither(_GENERAL, "tls_certificate", "tls_private_key", general, findings)
-    if general.tls_mode in (TlsMode.REQUIRE, TlsMode.VERIFY_FULL) and general.tls_certificate is None:
-        findings.forbid(f"{general.tls_mode} needs tls_certificate and tls_private_key", (*_GENERAL, "tls_mode"))
-    if general.tls_mode is TlsMode.VERIFY_FULL and general.tls_ca_cert is None:
-        findings.forbid("verify-full needs tls_ca_cert", (*_GENERAL, "tls_mode"), (*_GENERAL, "tls_ca_cert"))
+    mode = general.tls.mode
+    if mode.is_needed and general.tls_certificate is None:
+        findings.forbid(f"{mode} needs tls_certificate and tls_private_key", (*_GENERAL, "tls_mode"))
+    if mode.wants_certificates and general.tls_ca_cert is None:
+        findings.forbid(f"{mode} needs tls_ca_cert", (*_GENERAL, "tls_mode"), (*_GENERAL, "tls_ca_cert"))
+    if general.tls_crl is not None and general.tls_ca_cert is None:
+        findings.forbid("needs tls_ca_cert as well", (*_GENERAL, "tls_crl"), (*_GENERAL, "tls_ca_cert"))
+    _versions(general.tls_min_version, general.tls_max_version, (*_GENERAL, "tls_max_version"), findings)
     if general.tls_rate_limit_per_second % 100:
         message = "must be 0 or a multiple of 100, at least 100"
         findings.forbid(message, (*_GENERAL, "tls_rate_limit_per_second"))
@@ -82,6 +88,14 @@ def _server_tls(
     verifies = mode in (ServerTlsMode.VERIFY_CA, ServerTlsMode.VERIFY_FULL)
     if verifies and owner.server_tls_ca_cert is None and general.server_tls_ca_cert is None:
         findings.forbid(f"{mode} needs server_tls_ca_cert", (*path, "server_tls_mode"), (*path, "server_tls_ca_cert"))
+    least = owner.server_tls_min_version or general.server_tls_min_version
+    most = owner.server_tls_max_version or general.server_tls_max_version
+    _versions(least, most, (*path, "server_tls_max_version"), findings)
+
+
+def _versions(least: TlsVersion, most: TlsVersion | None, path: Path, findings: Findings) -> None:
+    if most is not None and most < least:
+        findings.forbid(f"is older than the oldest version that is allowed, which is {least}", path)
 
 
 def _both_or_neither(path: Path, one: str, other: str, owner: object, findings: Findings) -> None:

@@ -198,5 +198,5 @@ def test_fallback_and_tls_are_gathered(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert values.fallback.patroni_api_urls == ("http://pool:1",)
     assert (values.fallback.cooldown, values.fallback.lifetime, values.fallback.connect_timeout) == (7.0, 7.0, 9.0)
     assert values.server_tls.mode == "require"
-    assert values.server_tls.certificate == tmp_path / "pool.pem"
+    assert values.server_tls.files.certificate == tmp_path / "pool.pem"
     assert effective(sample.load_with()).fallback is None

@@ -69,6 +69,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "server_tls_certificate": {"server_tls_private_key": "some.pem"},
     "server_tls_private_key": {"server_tls_certificate": "some.pem"},
     "server_tls_mode": {"server_tls_ca_cert": "some.pem"},
+    "tls_crl": {"tls_ca_cert": "some.pem"},
     "tls_mode": {"tls_certificate": "some.pem", "tls_private_key": "some.pem", "tls_ca_cert": "some.pem"},
     "server_password": {"server_username": "role", "server_user": "role"},
     "prepared_statements_cache_size": {"prepared_statements": False},

@@ -277,7 +277,10 @@ def test_old_names_of_keys() -> None:
 
 
 def test_prometheus_is_web() -> None:
-    assert error_of(configuration() + "[prometheus]\nenabled = true\n").key == "prometheus"
+    settings = load_text(configuration() + '[prometheus]\nenabled = true\nhost = "127.0.0.1, ::1"\n')
+    assert settings.web.enabled
+    assert settings.web.hosts == ("127.0.0.1", "::1")
+    assert error_of(configuration() + '[web]\nhost = "127.0.0.1,"\n').message == "an address in the list is empty"
     both = errors_of(configuration() + "[web]\n[prometheus]\n")
     assert any("another name of [web]" in error.message and error.key == "prometheus" for error in both)
 

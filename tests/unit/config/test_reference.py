@@ -23,6 +23,8 @@ ENVIRONMENT = {
     "PGDOORMAN_AUTH_PASSWORD": "b",
     "SHOP_PASSWORD": "c",
     "SHOP_OWNER_PASSWORD": "d",
+    "PGDOORMAN_KEY_PASSPHRASE": "e",
+    "PGDOORMAN_SERVER_KEY_PASSPHRASE": "f",
 }
 EXAMPLES = sorted(path for path in (ROOT / "config").iterdir() if path.suffix in (".toml", ".yaml"))
 
@@ -120,6 +122,8 @@ def test_every_example_of_a_key_is_allowed(key: Key, monkeypatch: pytest.MonkeyP
         "server.key",
         "clients-ca.crt",
         "servers-ca.crt",
+        "clients.crl",
+        "servers.crl",
         "pgdoorman.crt",
         "pgdoorman.key",
         "sso.pem",
@@ -129,6 +133,7 @@ def test_every_example_of_a_key_is_allowed(key: Key, monkeypatch: pytest.MonkeyP
     pairs: dict[str, dict[str, Any]] = {
         "tls_mode": {"tls_certificate": "server.crt", "tls_private_key": "server.key"},
         "tls_certificate": {"tls_private_key": "server.key"},
+        "tls_crl": {"tls_ca_cert": "clients-ca.crt"},
         "tls_private_key": {"tls_certificate": "server.crt"},
         "server_tls_certificate": {"server_tls_private_key": "pgdoorman.key"},
         "server_tls_private_key": {"server_tls_certificate": "pgdoorman.crt"},
