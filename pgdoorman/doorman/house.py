@@ -146,6 +146,7 @@ class Doorman:
         self.desk.login_timeout = general.client_login_timeout
         self._check_descriptors()
         self._open_doors()
+        self._web = self._open_web()
         if general.user is not None:
             _become(general.user)
         if general.worker_stack_size is not None:
