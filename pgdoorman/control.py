@@ -180,6 +180,8 @@ class Identity:
     started_at: float = 0.0
     workers: int = 0
     config_file: str = ""
+    listening: tuple[str, ...] = ()
+    """The doors, as the log names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,14 +182,22 @@ def _reload(control: Control, _asker: Asker, _target: str) -> Waiting:
     return Waiting(control.reload(), _reloaded)
 
 
+WAIT_FOR_RESTART: Final = "these settings wait for a restart: "
+"""How the notice of RELOAD that names them begins."""
+
+_MOST_CHANGES: Final = 500  # that are told one by one
+
+
 def _reloaded(outcome: ReloadOutcome) -> Outcome:
     notices = [
         results.notice_response(masked_text(warning), severity="WARNING", sqlstate="01000")
         for warning in outcome.warnings
     ]
+    notices += [results.notice_response(masked_text(change)) for change in outcome.changed[:_MOST_CHANGES]]
+    if len(outcome.changed) > _MOST_CHANGES:
+        notices.append(results.notice_response(f"and {len(outcome.changed) - _MOST_CHANGES} more changes"))
     if outcome.restart_needed:
-        keys = ", ".join(outcome.restart_needed)
-        notices.append(results.notice_response(f"these settings wait for a restart: {keys}"))
+        notices.append(results.notice_response(WAIT_FOR_RESTART + ", ".join(outcome.restart_needed)))
     return Outcome("RELOAD", notices=b"".join(notices))
 
 

@@ -1,10 +1,11 @@
 """Databases, users, settings and everything else that is there once: the rows behind the remaining SHOW commands."""
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from pgdoorman.admin.flavour import PGBOUNCER_VERSION, Flavour
-from pgdoorman.admin.listing import Field, Pair, Table, by_name, int4, int8, numeric, text, yes
+from pgdoorman.admin.listing import Field, Pair, Table, by_name, int4, int8, local_time, numeric, text, yes
 from pgdoorman.admin.masking import MASK, masked_text, masked_value
 from pgdoorman.admin.plans import Asker
 from pgdoorman.admin.pool_listings import pools_in_order
@@ -176,6 +177,33 @@ MEMORY: Final = Table[MemoryRow](
         int4("memtotal", lambda item: item.total),
     ),
 )
+
+
+def _status(asker: Asker) -> list[Pair]:
+    identity, state, lists = asker.overview.identity(), asker.overview.state(), asker.overview.lists()
+    doing = "draining" if state.draining else "upgrading" if state.upgrading else "paused" if state.paused else "active"
+    return [
+        Pair("state", doing),
+        Pair("version", identity.version),
+        Pair("process_id", identity.process_id),
+        Pair("config_file", identity.config_file),
+        Pair("started_at", local_time(identity.started_at)),
+        Pair("uptime", max(0, int(time.time() - identity.started_at))),
+        Pair("listening", ", ".join(identity.listening)),
+        Pair("python", identity.interpreter),
+        Pair("gil", "on" if identity.gil_enabled else "off"),
+        Pair("workers", identity.workers),
+        Pair("databases", lists.databases),
+        Pair("pools", lists.pools),
+        Pair("clients", lists.free_clients + lists.used_clients),
+        Pair("clients_busy", lists.used_clients),
+        Pair("clients_in_login", lists.login_clients),
+        Pair("servers", lists.free_servers + lists.used_servers),
+        Pair("servers_busy", lists.used_servers),
+    ]
+
+
+STATUS: Final = Table[Pair](_status, (text("key", lambda pair: pair.name), text("value", lambda pair: str(pair.value))))
 
 
 def _version(asker: Asker) -> list[str]:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -170,6 +171,7 @@ class Doorman:
         self._acceptor.start()
         if self._web is not None:
             self._web.start()  # only now: who is told that we are ready may come
+        self.identity = replace(self.identity, listening=tuple(door.name for door in self.doors))
         self._say_what_runs()
         self._service.begin(self._status)
 

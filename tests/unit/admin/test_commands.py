@@ -192,11 +192,12 @@ def test_reload_tells_what_waits_for_a_restart(flavour: Flavour) -> None:
     )
     desk.house.reloads[0].finish(outcome)
     answer = desk.settle()
-    assert kinds(answer) == "NNCZ"
-    warning, notice = answer[0].fields(), answer[1].fields()
+    assert kinds(answer) == "NNNCZ"
+    warning, change, notice = (reply.fields() for reply in answer[:3])
     assert (warning["S"], warning["M"]) == ("WARNING", "odd: password=********")
+    assert change["M"] == "pools.shop"
     assert notice["M"] == "these settings wait for a restart: general.port"
-    assert answer[2].text() == "RELOAD"
+    assert answer[3].text() == "RELOAD"
 
 
 @pytest.mark.parametrize(

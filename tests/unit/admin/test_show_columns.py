@@ -110,6 +110,7 @@ PGDOORMAN = {
     "STARTUP_PARAMETERS": "user t, database t, parameter t, value t, source t, state t",
     "SOCKETS": ", ".join(f"{name} n" for name in COUNTS),
     "STATE": "key t, value t",
+    "STATUS": "key t, value t",
     "PEERS": PGBOUNCER["PEERS"],
     "PEER_POOLS": PGBOUNCER["PEER_POOLS"],
     "ACTIVE_SOCKETS": PGBOUNCER["ACTIVE_SOCKETS"],
@@ -147,5 +148,5 @@ def test_every_name_is_in_the_lists_above() -> None:
     # What only PgDoorman has can be shown in the other console too, with its own columns.
     assert set(SUBJECTS) - set(PGBOUNCER) == {
         "AUTH_QUERY", "CONNECTIONS", "INTERNER", "LOG_LEVEL", "POOLS_EXTENDED", "POOLS_MEMORY", "POOL_COORDINATOR",
-        "POOL_SCALING", "PREPARED_STATEMENTS", "STARTUP_PARAMETERS",
+        "POOL_SCALING", "PREPARED_STATEMENTS", "STARTUP_PARAMETERS", "STATUS",
     }  # fmt: skip
