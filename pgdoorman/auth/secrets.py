@@ -117,6 +117,20 @@ def parse_secret(text: str) -> StoredSecret:
     return PlainSecret(encode_password(text))
 
 
+def secret_text(secret: StoredSecret) -> str:
+    """The text from which `parse_secret` makes this secret; "" for what PAM decides."""
+    match secret:
+        case PlainSecret(password):
+            return password.decode()
+        case Md5Secret(digest):
+            return "md5" + digest
+        case ScramSecret():
+            return secret.text()
+        case TokenKeySecret(path):
+            return _KEY_PREFIX + path
+    return ""
+
+
 def encode_password(text: str) -> bytes:
     """A password as bytes. Raises ConfigError for what a password message cannot carry."""
     try:

@@ -17,6 +17,7 @@ from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret
 from pgdoorman.client.closing import error_message
 from pgdoorman.errors import PgDoormanError, ProtocolViolation
+from pgdoorman.pool.auth_query import PENDING, Pending
 from pgdoorman.protocol.dialogue import FindSecret, Offload, Receive, Runner
 from pgdoorman.protocol.startup import (
     CancelRequest,
@@ -61,8 +62,8 @@ class Reception(Protocol):
     def admit(self, message: StartupMessage, peer: Peer) -> None:
         """Whether a client for this database may be let in at all. Raises the refusal."""
 
-    def find_secret(self, user: str, database: str) -> StoredSecret | None:
-        """What is stored for the user."""
+    def find_secret(self, wanted: FindSecret, told: Callable[..., Any]) -> StoredSecret | Pending | None:
+        """What is stored for the user. PENDING: `told(secret, error)` will be called, once, on any thread."""
 
     def welcome(self, arrived: Arrived) -> None:
         """Take the client over. Raises the refusal."""
@@ -214,12 +215,20 @@ class Login:
             if isinstance(wanted, Receive):
                 return
             if isinstance(wanted, FindSecret):
-                runner.answer(self._reception.find_secret(wanted.user, wanted.database))
+                found = self._reception.find_secret(wanted, self._found)
+                if found is PENDING:
+                    self._asking = True
+                    return
+                runner.answer(found)
                 continue
             self._asking = True
             if not self._helpers.submit(partial(self._do, wanted)):
                 self._close()
             return
+
+    def _found(self, secret: StoredSecret | None, error: PgDoormanError | None) -> None:
+        """A secret that had to be looked up; on any thread."""
+        self._worker.post(partial(self._done, secret, error))
 
     def _do(self, offload: Offload[Any]) -> None:
         """Heavy work of a login, on a helper thread."""

@@ -31,12 +31,13 @@ from pgdoorman.config.override import with_setting, without_setting
 from pgdoorman.config.rows import rows
 from pgdoorman.config.settings import GeneralSettings, IdleAtStop, Settings
 from pgdoorman.control import ConfigRow, Identity, ReloadOutcome, ShutdownMode
+from pgdoorman.doorman.lookups import Lookups, shared_pools
 from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
 from pgdoorman.doorman.service import Service
 from pgdoorman.errors import ConfigError, PgDoormanError
 from pgdoorman.logs import Logs
-from pgdoorman.pool.pool import Surroundings, socket_options
+from pgdoorman.pool.pool import Pool, Surroundings, socket_options
 from pgdoorman.pool.registry import Registry
 from pgdoorman.runtime.acceptor import Acceptor
 from pgdoorman.runtime.helpers import Helpers
@@ -93,7 +94,10 @@ class Doorman:
         self.logins = [Worker(f"login-{index}", index) for index in range(general.login_workers)]
         self.helpers = Helpers(general.helper_threads)
         self.login_helpers = Helpers(max(1, general.helper_threads // 2), "login-helper")
-        self.registry = Registry(Surroundings(self.serving, self.helpers))
+        self.lookup_helpers = Helpers(general.helper_threads, "lookup")
+        surroundings = Surroundings(self.serving, self.helpers)
+        self.registry = Registry(surroundings)
+        self.lookups = Lookups(surroundings, self.lookup_helpers)
         self.budget = Budget(general.max_memory_usage)
         self.cancel_keys = CancelKeys()
         services = Services(
@@ -104,7 +108,14 @@ class Doorman:
             pool_of=self.registry.find,
         )
         self.desk: Desk = Desk(
-            self, self.registry, services, self.cancel_keys, self.serving, self.logins, self.login_helpers
+            self,
+            self.registry,
+            services,
+            self.cancel_keys,
+            self.serving,
+            self.logins,
+            self.login_helpers,
+            self.lookups,
         )
         self.control = Operator(self)
         self.doors: list[Door] = []
@@ -117,6 +128,7 @@ class Doorman:
         self._mode: ShutdownMode | None = None
         self._closing_at = float("inf")
         self._deadline = float("inf")
+        self._next_collection = 0.0
         self._reloading = threading.Lock()
         self.identity: Identity = Identity(
             version=__version__,
@@ -152,7 +164,7 @@ class Doorman:
             _become(general.user)
         if general.worker_stack_size is not None:
             threading.stack_size(general.worker_stack_size)
-        self.registry.apply(self.settings.effective_pools(), frozenset(self.settings.pools))
+        self._apply_pools(self.settings)
         for worker in (*self.serving, *self.logins):
             worker.start()
         if general.worker_cpu_affinity_pinning:
@@ -160,6 +172,7 @@ class Doorman:
         self._janitor.every(TICK, self._tick)
         self._janitor.every(LIMITS_TICK, self._look_at_limits)
         self._janitor.every(PERIOD, self._end_period)
+        self._janitor.every(LIMITS_TICK, self._collect)
         self._janitor.every(SERVICE_TICK, self._service.watch)
         self._janitor.start()
         # What has been built so far lives as long as the process: the collector need not look at it again. It stops
@@ -334,7 +347,7 @@ class Doorman:
         rules = rules_of(settings.general)
         changes = compare(self.settings, settings)
         restart = tuple(changed.key for changed in changes.need_restart)
-        self.registry.apply(settings.effective_pools(), frozenset(settings.pools))
+        self._apply_pools(settings)
         self.desk.rules = rules
         self.desk.login_timeout = settings.general.client_login_timeout
         if settings.general.scram_iterations != self.general.scram_iterations:
@@ -343,6 +356,26 @@ class Doorman:
         self.settings = settings
         self._move_clients()
         return ReloadOutcome(changed=changes.lines(), restart_needed=restart, warnings=settings.warnings)
+
+    def _apply_pools(self, settings: Settings) -> None:
+        self.lookups.apply(settings)
+        self.registry.apply(
+            settings.effective_pools(),
+            frozenset(settings.pools),
+            shared=shared_pools(settings),
+            remake=self.lookups.settings_of,
+        )
+
+    def prepare(self, pool: Pool) -> None:
+        """A pool was made for a user that a look-up has found."""
+        self.control.prepare(pool)
+
+    def _collect(self) -> None:
+        now = monotonic()
+        if now >= self._next_collection:
+            self._next_collection = now + self.general.retain_connections_time
+            self.desk.collect_pools()
+            self.lookups.let_go(now)
 
     def _move_clients(self) -> None:
         """Clients follow their pool's new settings; those whose pool is gone are sent away at their transaction's end."""
@@ -450,8 +483,10 @@ class Doorman:
         for worker in (*self.serving, *self.logins):
             if worker.is_alive():
                 worker.join(5.0)
+        self.lookups.close()
         self.helpers.close()
         self.login_helpers.close()
+        self.lookup_helpers.close()
         web, self._web = self._web, None
         if web is not None:
             web.stop()  # last: numbers can be read until the end

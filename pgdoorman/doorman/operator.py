@@ -178,7 +178,8 @@ class Operator:
         return []
 
     def auth_queries(self) -> Sequence[AuthQueryRow]:
-        return []
+        found = Counter(pool.database for pool in self._house.registry.all() if pool.found is not None)
+        return [reports.auth_query_row(query, found[query.database]) for query in self._house.lookups.all()]
 
     def pool_scaling(self) -> Sequence[PoolScalingRow]:
         return [
@@ -193,7 +194,13 @@ class Operator:
 
     def startup_parameters(self) -> Sequence[StartupParameterRow]:
         return [
-            StartupParameterRow(database=pool.database, user=pool.user, parameter=name, value=value, source="pool")
+            StartupParameterRow(
+                database=pool.database,
+                user=pool.user,
+                parameter=name,
+                value=value,
+                source="auth_query" if pool.found is not None and name in dict(pool.found.parameters) else "pool",
+            )
             for pool in self._house.registry.all()
             for name, value in pool.startup_parameters
         ]
@@ -283,10 +290,18 @@ class Operator:
     def disable(self, database: str) -> None:
         for pool in self._pools_of(database):
             pool.disabled = True
+        self._disabled.add(database)
 
     def enable(self, database: str) -> None:
         for pool in self._pools_of(database):
             pool.disabled = False
+        self._disabled.discard(database)
+
+    def prepare(self, pool: Pool) -> None:
+        """What was asked of a database holds for a pool of it that is made later."""
+        if self._all_paused or pool.database in self._paused:
+            pool.pause()
+        pool.disabled = pool.database in self._disabled
 
     def reload(self) -> Completion[ReloadOutcome]:
         completion: Completion[ReloadOutcome] = Completion()

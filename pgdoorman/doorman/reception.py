@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from pgdoorman.admin.console import Console
 from pgdoorman.admin.flavour import Flavour, is_console
 from pgdoorman.auth.client_login import LoginDenied, LoginKnobs, LoginRefused
+from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.auth.hba import HbaRules
-from pgdoorman.auth.secrets import NoSecret, StoredSecret, parse_secret
+from pgdoorman.auth.secrets import StoredSecret, parse_secret
 from pgdoorman.backend.connection import next_number
 from pgdoorman.client.cancel_keys import CancelKeys
 from pgdoorman.client.closing import error_message
@@ -25,10 +26,13 @@ from pgdoorman.client.welcome import Welcome
 from pgdoorman.config.settings import GeneralSettings
 from pgdoorman.control import Control
 from pgdoorman.doorman.console_session import ConsoleSession
+from pgdoorman.doorman.lookups import Lookups
 from pgdoorman.errors import AuthorizationDenied, PgDoormanError, ShuttingDown, TooManyClients, UnknownDatabase
+from pgdoorman.pool.auth_query import AuthQuery, LookupFailed, Pending
 from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.registry import Registry
 from pgdoorman.protocol import authentication as wire
+from pgdoorman.protocol.dialogue import FindSecret
 from pgdoorman.protocol.startup import CancelRequest, StartupMessage
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.worker import Worker
@@ -65,6 +69,9 @@ class House(Protocol):
     @property
     def control(self) -> Control: ...
 
+    def prepare(self, pool: Pool) -> None:
+        """A pool was made that nobody had asked for: what was asked of its database holds for it too."""
+
 
 class Desk:
     """The reception. Its methods are called by login workers; what they share is behind one lock, touched once per
@@ -79,6 +86,7 @@ class Desk:
         serving: list[Worker],
         logins: list[Worker],
         helpers: Helpers,
+        lookups: Lookups,
     ) -> None:
         self._house = house
         self._registry = registry
@@ -87,6 +95,7 @@ class Desk:
         self._serving = serving
         self._logins = logins
         self._helpers = helpers
+        self._lookups = lookups
         self._lock = Lock()
         self._next_worker = count()
         self._next_login = count()
@@ -133,16 +142,24 @@ class Desk:
                 "Please check your connection parameters."
             )
 
-    def find_secret(self, user: str, database: str) -> StoredSecret | None:
-        """The stored secret of a user of a pool, or of the console's."""
+    def find_secret(self, wanted: FindSecret, told: Callable[..., Any]) -> StoredSecret | Pending | None:
+        """The stored secret of a user of a pool, or of the console's. PENDING: `told` will be called with it."""
+        user, database = wanted.user, wanted.database
         if is_console(database):
             general = self._house.general
             return parse_secret(general.admin_password.reveal()) if user == general.admin_username else None
-        pool = self._registry.find(database, user)
-        if pool is None:
+        pool = self._registry.listed(database, user)
+        if pool is not None:
+            return pool.stored_secret
+        query = self._lookups.of(database)
+        if query is None:
             return None
-        text = pool.settings.password.reveal()
-        return parse_secret(text) if text else NoSecret()
+
+        def tell(found: FoundUser | None, error: PgDoormanError | None) -> None:
+            told(found.secret if found is not None else None, error)
+
+        found = query.find(user, tell, stale=wanted.stale)
+        return found.secret if isinstance(found, FoundUser) else found
 
     def welcome(self, arrived: Arrived) -> None:
         """The client has proved who it is: to the console or to its pool with it."""
@@ -151,21 +168,64 @@ class Desk:
             name = message.last("application_name")
             self._open_console(arrived.sock, arrived.peer, Flavour(message.database), message.user, name, arrived.rest)
             return
-        pool = self._registry.find(message.database, message.user)
-        if pool is None:
-            raise UnknownDatabase(f"No pool configured for database: {message.database}, user: {message.user}")
-        if pool.disabled:
-            raise DisabledDatabase(f'database "{message.database}" is disabled')
-        self._count_in(pool)
+        pool = self._enter(arrived)
         worker = self._serving[next(self._next_worker) % len(self._serving)]
         welcome = Welcome(arrived, pool, self._services, worker, partial(self._settled, pool))
         if not worker.post(welcome.begin):
             self._count_out(pool)
             raise SHUT_DOWN
 
-    def _count_in(self, pool: Pool) -> None:
+    def _enter(self, arrived: Arrived) -> Pool:
+        """The pool that the client goes to, with the client counted in. Raises the refusal."""
+        message, identity = arrived.message, arrived.identity
+        while True:
+            pool = self._registry.listed(message.database, message.user)
+            query = self._lookups.of(message.database) if pool is None else None
+            if query is not None and identity.secret is not None:
+                pool = self._pool_of_found(query, message.user, identity.secret)
+            if pool is None:
+                raise UnknownDatabase(f"No pool configured for database: {message.database}, user: {message.user}")
+            if pool.disabled:
+                raise DisabledDatabase(f'database "{message.database}" is disabled')
+            if self._count_in(pool):
+                if query is not None:
+                    query.count_login(True)
+                return pool
+
+    def _pool_of_found(self, query: AuthQuery, user: str, secret: StoredSecret) -> Pool:
+        """The pool of a user that a look-up has found: made at the first login, changed if the look-up says so."""
+        known = query.last_found(user)
+        found = FoundUser(secret, parameters=known.parameters if known is not None else ())
+        settings = query.settings_of(user, found)
+        if query.is_shared:
+            shared = self._registry.find(*settings.identity)
+            if shared is not None:
+                return shared
+        pool, is_new = self._registry.obtain(settings, found)
+        if is_new:
+            query.count_pools(created=1)
+            self._house.prepare(pool)
+            log.info("[%s@%s] pool made for a user that auth_query has found", pool.user, pool.database)
+        return pool
+
+    def collect_pools(self) -> None:
+        """Remove the pools of looked-up users whom nobody uses any more."""
+        with self._lock:
+            # Under the lock by which clients are counted in: none comes into a pool that is being taken out.
+            unused = self._registry.remove_unused()
+        for pool in unused:
+            pool.close()
+            query = self._lookups.of(pool.database)
+            if query is not None:
+                query.count_pools(destroyed=1)
+            log.info("[%s@%s] unused pool removed", pool.user, pool.database)
+
+    def _count_in(self, pool: Pool) -> bool:
+        """False if the pool has just been removed. Raises TooManyClients."""
         settings = pool.settings
         with self._lock:
+            if pool.removed:
+                return False
             if self._clients >= self._house.general.max_connections:
                 raise TooManyClients("sorry, too many clients already")
             for limit, present, what in (
@@ -178,6 +238,7 @@ class Desk:
             self._by_user[pool.user] += 1
             self._by_database[pool.database] += 1
             pool.clients += 1
+        return True
 
     def _count_out(self, pool: Pool) -> None:
         with self._lock:
@@ -215,7 +276,10 @@ class Desk:
         """Say so in the log, with the reason that the client is not told."""
         with self._lock:
             self.connections["failed"] += 1
-        reason = f" ({error.reason})" if isinstance(error, LoginRefused | LoginDenied) else ""
+        query = self._lookups.of(database)
+        if query is not None and self._registry.listed(database, user) is None:
+            query.count_login(False)
+        reason = f" ({error.reason})" if isinstance(error, LoginRefused | LoginDenied | LookupFailed) else ""
         log.warning("[%s@%s] login from %s failed: %s%s", user, database, peer, error.message, reason)
 
     # The console.

@@ -8,6 +8,7 @@ from pgdoorman.backend.connection import Backend
 from pgdoorman.client.holds import GONE, WAITING
 from pgdoorman.client.session import Session
 from pgdoorman.control import (
+    AuthQueryRow,
     BackendRow,
     ClientRow,
     DatabaseRow,
@@ -18,6 +19,7 @@ from pgdoorman.control import (
     UserRow,
 )
 from pgdoorman.doorman.console_session import ConsoleSession
+from pgdoorman.pool.auth_query import AuthQuery
 from pgdoorman.pool.ledger import EXAMINED, LEASED
 from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import codes
@@ -238,6 +240,26 @@ def user_row(pool: Pool) -> UserRow:
         current_connections=pool.statistics().total,
         max_client_connections=pool.settings.max_user_client_connections,
         current_client_connections=pool.clients,
+    )
+
+
+def auth_query_row(query: AuthQuery, pools: int) -> AuthQueryRow:
+    """One row of SHOW AUTH_QUERY. `pools` is how many its users have now."""
+    counters = query.counters
+    return AuthQueryRow(
+        database=query.database,
+        cache_entries=query.entries,
+        cache_hits=counters.hits,
+        cache_misses=counters.misses,
+        cache_refetches=counters.refetches,
+        cache_rate_limited=counters.rate_limited,
+        successes=counters.successes,
+        failures=counters.failures,
+        queries=counters.queries,
+        query_errors=counters.errors,
+        pools_current=pools,
+        pools_created=counters.pools_created,
+        pools_destroyed=counters.pools_destroyed,
     )
 
 

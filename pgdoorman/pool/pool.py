@@ -7,7 +7,7 @@ here (`run`). Everything here happens outside the ledger's lock.
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from time import monotonic
@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from pgdoorman import __version__
 from pgdoorman.auth.backend_login import BackendCredentials
-from pgdoorman.auth.secrets import ScramKeys, encode_password, parse_secret
+from pgdoorman.auth.found_user import FoundUser
+from pgdoorman.auth.secrets import NoSecret, PamSecret, ScramKeys, StoredSecret, encode_password, parse_secret
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
@@ -24,6 +25,7 @@ from pgdoorman.config.settings import TcpSettings, UserPoolSettings
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
 from pgdoorman.pool.errands import Errands
 from pgdoorman.pool.ledger import Ledger, LedgerStatistics
+from pgdoorman.pool.switchboard import Switchboard
 from pgdoorman.prepared.functions import Functions
 from pgdoorman.prepared.statement import StatementBook
 from pgdoorman.protocol import codes
@@ -99,8 +101,15 @@ class Pool:
         self.openings = 0
         self.disabled = False
         self.removed = False
+        self.found: FoundUser | None = None  # of users that are not in the file: what the look-up gave
         self._scram_keys: ScramKeys | None = None
         self._next_home = next(_pools) % len(surroundings.workers)
+        self.switchboard = Switchboard(
+            surroundings.workers[self._next_home],
+            surroundings.helpers,
+            self._wait_open_listening,
+            f"{self.user}@{self.database}",
+        )
         self._version = codes.PROTOCOL_3_0
         self._next_expiry = monotonic() + settings_period(settings)
         self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
@@ -146,6 +155,12 @@ class Pool:
             self.run(errands, worker)
 
     # Opening.
+
+    @property
+    def stored_secret(self) -> StoredSecret:
+        """What a client has to prove."""
+        service = self.settings.auth_pam_service
+        return PamSecret(service) if service else self._secret or NoSecret()
 
     def learn_keys(self, keys: ScramKeys) -> None:
         """A client has logged in by SCRAM: its keys open backends as well."""
@@ -200,6 +215,12 @@ class Pool:
             self._opening_failed(BackendUnavailable(f"could not open a connection to the server: {error}"))
             raise
         self._adopt(backend, epoch)
+
+    def _wait_open_listening(self) -> Backend:
+        """The connection that listens for all clients, on a helper thread. In UTF-8, whatever they speak."""
+        plan = self.opening_plan()
+        parameters = {**dict(plan.parameters), "client_encoding": "UTF8"}
+        return wait_opened(replace(plan, parameters=list(parameters.items())))
 
     def _adopt(self, backend: Backend, epoch: int) -> None:
         now = monotonic()
@@ -322,6 +343,7 @@ class Pool:
         self._proven.clear()
         self.reported = None
         self.run(self.ledger.reconnect(monotonic()), None)
+        self.switchboard.reconnect()
 
     def pause(self) -> None:
         self.ledger.pause()
@@ -333,6 +355,7 @@ class Pool:
         """No more: waiters are refused, idle backends closed, leased ones when they come back."""
         self.removed = True
         self.run(self.ledger.close(ShuttingDown("the connection pool has been closed")), None)
+        self.switchboard.close()
 
     def statistics(self) -> LedgerStatistics:
         return self.ledger.statistics(monotonic())

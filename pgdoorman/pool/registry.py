@@ -1,8 +1,10 @@
 """The pools of the house, by (database, user)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
+from types import MappingProxyType
 
+from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.config.settings import UserPoolSettings
 from pgdoorman.pool.pool import Pool, Surroundings
 
@@ -15,11 +17,17 @@ class Registry:
         self._lock = Lock()
         self._pools: dict[tuple[str, str], Pool] = {}
         self._databases: frozenset[str] = frozenset()
+        self._shared: frozenset[tuple[str, str]] = frozenset()
         self._leaving: list[Pool] = []
 
     def find(self, database: str, user: str) -> Pool | None:
         """The pool of this user in this database."""
         return self._pools.get((database, user))
+
+    def listed(self, database: str, user: str) -> Pool | None:
+        """The same, if it is a user of the file: not one that a look-up has found, nor the one that such users share."""
+        pool = self._pools.get((database, user))
+        return pool if pool is not None and pool.found is None and (database, user) not in self._shared else None
 
     def has_database(self, database: str) -> bool:
         """Whether any pool, or an empty section, bears this name."""
@@ -44,14 +52,59 @@ class Registry:
     def databases(self) -> list[str]:
         return sorted(self._databases)
 
-    def apply(self, wanted: Mapping[tuple[str, str], UserPoolSettings], databases: frozenset[str]) -> list[str]:
-        """Make the pools be those that are wanted: add, change, remove. Returns what was done, for people."""
+    def obtain(self, settings: UserPoolSettings, found: FoundUser) -> tuple[Pool, bool]:
+        """The pool of a user that a look-up has found, and whether it is new. One that is there takes what changed."""
+        with self._lock:
+            pool = self._pools.get(settings.identity)
+            is_new = pool is None
+            if pool is None:
+                pool = self._pools[settings.identity] = Pool(settings, self._surroundings)
+                pool.found = found
+        if not is_new and pool.found is not None:
+            pool.found = found
+            if pool.settings != settings:
+                pool.apply(settings)
+        return pool, is_new
+
+    def remove_unused(self) -> list[Pool]:
+        """Take out the pools of looked-up users whom nobody uses: no client, no backend, none to be kept. Nobody may be
+        on the way into one of them meanwhile."""
+        with self._lock:
+            unused = [
+                pool
+                for pool in self._pools.values()
+                if pool.found is not None
+                and not pool.clients
+                and not pool.settings.min_pool_size
+                and pool.ledger.is_empty
+                and not pool.statistics().paused
+            ]
+            for pool in unused:
+                pool.removed = True
+                del self._pools[pool.database, pool.user]
+        return unused
+
+    def apply(
+        self,
+        wanted: Mapping[tuple[str, str], UserPoolSettings],
+        databases: frozenset[str],
+        shared: Mapping[tuple[str, str], UserPoolSettings] = MappingProxyType({}),
+        remake: Callable[[Pool], UserPoolSettings | None] = lambda pool: None,
+    ) -> list[str]:
+        """Make the pools be those that are wanted: add, change, remove. `shared` are wanted too, but nobody can log in
+        under their names; `remake` says what holds for a user that was looked up, None if its pool is to go. Returns
+        what was done, for people."""
+        wanted = {**wanted, **shared}
         done: list[str] = []
         removed: list[Pool] = []
         changed: list[tuple[Pool, UserPoolSettings]] = []
         with self._lock:
             for identity, pool in list(self._pools.items()):
                 settings = wanted.get(identity)
+                if settings is not None:
+                    pool.found = None
+                elif pool.found is not None:
+                    settings = remake(pool)
                 if settings is None:
                     del self._pools[identity]
                     removed.append(pool)
@@ -63,6 +116,7 @@ class Registry:
                     done.append(f"pool {identity[1]}@{identity[0]} added")
             self._leaving += removed
             self._databases = databases
+            self._shared = frozenset(shared)
         for pool in removed:
             pool.close()
             done.append(f"pool {pool.user}@{pool.database} removed")
