@@ -226,6 +226,17 @@ def text_line(record: logging.LogRecord) -> str:
     return line
 
 
+_COLOURS: Final = {"ERROR": "31", "WARN": "33", "INFO": "32", "DEBUG": "36", "TRACE": "90"}
+
+
+def coloured_line(record: logging.LogRecord) -> str:
+    """`text_line` for a terminal: the level in colour, what stands around it dim."""
+    level = _level_name(record)
+    before, _, rest = text_line(record).partition(f" {level} ")
+    place, _, text = rest.partition(": ")
+    return f"\x1b[2m{before}\x1b[0m \x1b[{_COLOURS.get(level, '0')}m{level}\x1b[0m \x1b[2m{place}:\x1b[0m {text}"
+
+
 def json_line(record: logging.LogRecord) -> str:
     """The same as one JSON object: timestamp, level, file, line, message, and component, thread, perhaps exception."""
     values = {
@@ -619,6 +630,7 @@ def set_up(
     log_format: str = "text",
     level: str = "info",
     syslog_name: str | None = None,
+    colours: bool = False,
     capacity: int = 10_000,
     sampling: Sampling = Sampling(),
     descriptor: int = 2,
@@ -626,8 +638,9 @@ def set_up(
 ) -> Logs:
     """Send everything that is logged to where this program's lines belong.
 
-    `log_format` is one of `LogFormat`, `level` a filter for `parse_levels`; `capacity` how many lines may wait for the
-    writer. Raises `ConfigError` for a format or a level that there is not. To be called once, after any fork.
+    `log_format` is one of `LogFormat`, `level` a filter for `parse_levels`; `colours` are for text on a terminal;
+    `capacity` is how many lines may wait for the writer. Raises `ConfigError` for a format or a level that there is not.
+    To be called once, after any fork.
     """
     try:
         chosen = LogFormat(log_format.lower())
@@ -635,7 +648,8 @@ def set_up(
         raise ConfigError(f"no such log format: {log_format!r} (text, structured)", key="log_format") from None
     levels = parse_levels(level)
     structured = chosen is LogFormat.STRUCTURED
-    stderr = Descriptor(descriptor, json_line if structured else text_line)
+    line = json_line if structured else coloured_line if colours else text_line
+    stderr = Descriptor(descriptor, line)
     destination: Destination = stderr
     if syslog_name:
         destination = Syslog(syslog_name)

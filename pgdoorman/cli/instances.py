@@ -127,7 +127,11 @@ def _candidates(path: Path | None) -> Iterator[Path]:
     if path is not None:
         yield path
         return
-    for candidate in (Path("pgdoorman.toml"), Path("/etc/pgdoorman/pgdoorman.toml"), Path("/etc/pgdoorman/pgdoorman.yaml")):
+    for candidate in (
+        Path("pgdoorman.toml"),
+        Path("/etc/pgdoorman/pgdoorman.toml"),
+        Path("/etc/pgdoorman/pgdoorman.yaml"),
+    ):
         if candidate.is_file():
             yield candidate
 

@@ -7,12 +7,15 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgdoorman import __version__
 from pgdoorman.cli.gil import ensure_gil_off
+
+if TYPE_CHECKING:
+    from pgdoorman.cli.instances import Target
 
 DEFAULT_CONFIG = "pgdoorman.toml"
 LEVELS = ("error", "warn", "info", "debug", "trace")
@@ -57,32 +60,49 @@ def main_options(
     """A PostgreSQL connection pooler."""
 
 
+# --- running ----------------------------------------------------------------------------------------------------------
+
+ConfigArgument = Annotated[Path, typer.Argument(envvar="CONFIG_FILE", help="Configuration file, TOML or YAML.")]
+
+
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(envvar="CONFIG_FILE", help="Configuration file, TOML or YAML.")] = Path(
-        DEFAULT_CONFIG
-    ),
+    config: ConfigArgument = Path(DEFAULT_CONFIG),
     test: Annotated[bool, typer.Option("--test-config", "-t", help="Check the configuration and exit.")] = False,
     log_level: Annotated[str, typer.Option("--log-level", "-l", envvar="LOG_LEVEL", help=", ".join(LEVELS))] = "info",
     log_format: Annotated[
         str, typer.Option("--log-format", "-F", envvar="LOG_FORMAT", help=", ".join(FORMATS))
     ] = "text",
+    no_color: Annotated[
+        bool, typer.Option("--no-color", "-n", help="No colours in the log. (Also: NO_COLOR.)")
+    ] = False,
+    daemon: Annotated[
+        bool, typer.Option("--daemon", "-d", envvar="DAEMON", help="Run in the background, with daemon_pid_file.")
+    ] = False,
+    inherit_fd: Annotated[
+        list[int] | None,
+        typer.Option("--inherit-fd", envvar="INHERIT_FD", help="A listening socket that is open already; repeatable."),
+    ] = None,
 ) -> None:
-    """Run the pooler in the foreground (the default command)."""
+    """Run the pooler (the default command)."""
     from pgdoorman.cli import run as runner
+    from pgdoorman.cli.terminal import has_colours
 
     if test:
         raise typer.Exit(runner.test_config(config))
-    level = _one_of(LEVELS, "log level", log_level)
-    form = _one_of(FORMATS, "log format", log_format)
-    raise typer.Exit(runner.run(config, level, form))
+    options = runner.RunOptions(
+        log_level=_one_of(LEVELS, "log level", log_level),
+        log_format=_one_of(FORMATS, "log format", log_format),
+        colours=not no_color and not daemon and has_colours(2),
+        daemon=daemon,
+        inherited=inherit_fd or (),
+    )
+    raise typer.Exit(runner.run(config, options))
 
 
 @app.command()
 def check(
-    config: Annotated[Path, typer.Argument(envvar="CONFIG_FILE", help="Configuration file, TOML or YAML.")] = Path(
-        DEFAULT_CONFIG
-    ),
+    config: ConfigArgument = Path(DEFAULT_CONFIG),
 ) -> None:
     """Check a configuration file and exit: 0 if it can be used, 78 if not."""
     from pgdoorman.cli import run as runner
@@ -100,13 +120,180 @@ def demo(
     raise typer.Exit(run_demo(port))
 
 
-COMMANDS = frozenset({"run", "check", "demo"})
+# --- operating one that runs ------------------------------------------------------------------------------------------
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="CONFIG_FILE", help="Its configuration file: for pid file, address, admin."),
+]
+PidOption = Annotated[int | None, typer.Option("--pid", help="Its process id.")]
+HostOption = Annotated[str | None, typer.Option("--host", help="Its host or socket directory, to go over the network.")]
+PortOption = Annotated[int | None, typer.Option("--port", "-p", help="Its port.")]
+UserOption = Annotated[str | None, typer.Option("--user", "-U", help="The admin's name, with --host.")]
+PasswordOption = Annotated[
+    str | None, typer.Option("--password", envvar="PGPASSWORD", help="The admin's password, with --host.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
+
+
+def _target(
+    config: Path | None,
+    pid: int | None,
+    host: str | None,
+    port: int | None,
+    user: str | None,
+    password: str | None,
+    timeout: float = 60.0,
+) -> "Target":
+    from pgdoorman.cli.instances import Target
+
+    return Target(config, pid, host, port, user, password, timeout)
+
+
+@app.command()
+def reload(
+    config: ConfigOption = None,
+    pid: PidOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    user: UserOption = None,
+    password: PasswordOption = None,
+    timeout: TimeoutOption = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the running pgdoorman read its configuration again, and print what changed. 0 only if it was applied."""
+    from pgdoorman.cli import operate
+
+    raise typer.Exit(operate.reload(_target(config, pid, host, port, user, password, timeout), as_json=as_json))
+
+
+@app.command()
+def stop(
+    graceful: Annotated[
+        bool, typer.Option("--graceful/--now", help="Let transactions finish (shutdown_timeout), or do not.")
+    ] = True,
+    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait until it is gone; 0: do not wait.")] = 120.0,
+    config: ConfigOption = None,
+    pid: PidOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    user: UserOption = None,
+    password: PasswordOption = None,
+) -> None:
+    """Stop the running pgdoorman and wait until it is gone."""
+    from pgdoorman.cli import operate
+
+    raise typer.Exit(operate.stop(_target(config, pid, host, port, user, password), now=not graceful, wait=wait))
+
+
+@app.command()
+def status(
+    config: ConfigOption = None,
+    pid: PidOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    user: UserOption = None,
+    password: PasswordOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Which pgdoorman runs, since when, and how much it has to do."""
+    from pgdoorman.cli import operate
+
+    raise typer.Exit(operate.status(_target(config, pid, host, port, user, password, timeout), as_json=as_json))
+
+
+def _complete_show(incomplete: str) -> list[str]:
+    from pgdoorman.admin.show import NAMES
+
+    return [name.lower() for name in NAMES if name.lower().startswith(incomplete.lower())]
+
+
+@app.command()
+def show(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            help="As behind SHOW in the console: pools, clients, servers, help ...", autocompletion=_complete_show
+        ),
+    ],
+    config: ConfigOption = None,
+    pid: PidOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    user: UserOption = None,
+    password: PasswordOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """What the console shows, as a table or as JSON."""
+    from pgdoorman.cli import operate
+
+    raise typer.Exit(operate.show(_target(config, pid, host, port, user, password, timeout), what, as_json=as_json))
+
+
+DatabaseArgument = Annotated[str, typer.Argument(help="The database; all of them if it is left out.")]
+
+
+def _add_order(verb: str, help_text: str) -> None:
+    def command(
+        database: DatabaseArgument = "",
+        config: ConfigOption = None,
+        pid: PidOption = None,
+        host: HostOption = None,
+        port: PortOption = None,
+        user: UserOption = None,
+        password: PasswordOption = None,
+        timeout: TimeoutOption = 60.0,
+    ) -> None:
+        from pgdoorman.cli import operate
+
+        raise typer.Exit(operate.order(_target(config, pid, host, port, user, password, timeout), verb, database))
+
+    app.command(verb.lower(), help=help_text)(command)
+
+
+_add_order("PAUSE", "Give out no backend any more; transactions finish, new queries wait.")
+_add_order("RESUME", "End a pause.")
+_add_order("RECONNECT", "Replace every backend as soon as nobody holds it.")
+_add_order("KILL", "Pause, and close clients and backends.")
+
+
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one screen and exit.")] = False,
+    config: ConfigOption = None,
+    pid: PidOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    user: UserOption = None,
+    password: PasswordOption = None,
+) -> None:
+    """A live screen of pools, clients, rates and latencies."""
+    from pgdoorman.cli import top as screen
+
+    raise typer.Exit(screen.run(_target(config, pid, host, port, user, password, 10.0), interval, once))
+
+
+# --- which command ----------------------------------------------------------------------------------------------------
+
 OWN_OPTIONS = frozenset({"--version", "-V", "--help", "--install-completion", "--show-completion"})
+
+
+def commands() -> frozenset[str]:
+    """The names of all commands."""
+    names = (
+        command.name or getattr(command.callback, "__name__", "").replace("_", "-")
+        for command in app.registered_commands
+    )
+    return frozenset(filter(None, names))
 
 
 def with_command(arguments: list[str]) -> list[str]:
     """The arguments with the default command where none is named."""
-    if arguments and (arguments[0] in COMMANDS or arguments[0] in OWN_OPTIONS):
+    if arguments and (arguments[0] in commands() or arguments[0] in OWN_OPTIONS):
         return arguments
     return ["run", *arguments]
 

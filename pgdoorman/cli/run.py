@@ -1,22 +1,40 @@
 """`pgdoorman [run] CONFIG`: the pooler itself; with -t only a look at its configuration.
 
-Exit codes are those of sysexits.h: 78 (EX_CONFIG) for a configuration that cannot be used or a door that cannot be
-opened, 71 (EX_OSERR) where the system refuses something.
+Exit codes are those of sysexits.h: 78 (EX_CONFIG) for a configuration that cannot be used or a port that cannot be
+listened on, 71 (EX_OSERR) where the system refuses something: the unix socket, the pid file, the background.
 """
 
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pgdoorman.cli.gil import is_free_threaded
 from pgdoorman.config.load import load
+from pgdoorman.config.settings import Settings
 from pgdoorman.doorman.house import Doorman, gil_enabled, rules_of
 from pgdoorman.errors import ConfigError, PgDoormanError
-from pgdoorman.logs import set_up
+from pgdoorman.logs import Logs, set_up
+from pgdoorman.runtime.process import Birth, PidFile, PidFileTaken, detach
+from pgdoorman.runtime.systemd import adopt_listeners, take_listeners
+from pgdoorman.transport.listen import CannotListenLocally
 
+EX_OSERR = 71
 EX_CONFIG = 78
 
 log = logging.getLogger("pgdoorman")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line says beside the file. `inherited` are descriptors of listening sockets."""
+
+    log_level: str = "info"
+    log_format: str = "text"
+    colours: bool = False
+    daemon: bool = False
+    inherited: Sequence[int] = ()
 
 
 def test_config(path: Path) -> int:
@@ -34,26 +52,65 @@ def test_config(path: Path) -> int:
     return 0
 
 
-def run(path: Path, log_level: str, log_format: str) -> int:
+def run(path: Path, options: RunOptions) -> int:
     """Run until told to stop. Returns the exit code."""
     try:
         settings = load(path)
     except ConfigError as error:
         print(f"Config parse error: {error}", file=sys.stderr)
         return EX_CONFIG
-    logs = set_up(log_format=log_format, level=log_level, syslog_name=settings.general.syslog_prog_name)
+    if not options.daemon:
+        return _run(path, settings, options, None, None)
+    # Before the fork, so that whoever typed the command reads why.
+    pid_file = PidFile(settings.general.daemon_pid_file)
+    try:
+        pid_file.check()
+        birth = detach()
+    except (PidFileTaken, OSError) as error:
+        print(f"pgdoorman: cannot run in the background: {error}", file=sys.stderr)
+        return EX_OSERR
+    code = EX_OSERR
+    try:
+        code = _run(path.resolve(), settings, options, pid_file, birth)
+    finally:
+        birth.tell(code)
+    return code
+
+
+def _run(path: Path, settings: Settings, options: RunOptions, pid_file: PidFile | None, birth: Birth | None) -> int:
+    logs = set_up(
+        log_format=options.log_format,
+        level=options.log_level,
+        syslog_name=settings.general.syslog_prog_name,
+        colours=options.colours,
+    )
     try:
         if gil_enabled():
             reason = "was switched on by an import" if is_free_threaded() else "is part of this interpreter"
             log.warning("the GIL %s: only one thread runs at a time; use a free-threaded CPython 3.13 or later", reason)
-        house = Doorman(settings, path, logs)
-        try:
-            house.open()
-        except PgDoormanError as error:
-            log.error("cannot start: %s", error)
-            house.close()
-            return EX_CONFIG
-        house.wait()
-        return 0
+        if pid_file is not None:
+            try:
+                pid_file.write()
+            except (PidFileTaken, OSError) as error:
+                log.error("cannot write the pid file %s: %s", pid_file.path, error)
+                return EX_OSERR
+        return _serve(path, settings, options, logs, birth)
     finally:
+        if pid_file is not None:
+            pid_file.remove()
         logs.close()
+
+
+def _serve(path: Path, settings: Settings, options: RunOptions, logs: Logs, birth: Birth | None) -> int:
+    listeners = adopt_listeners(list(options.inherited)) or take_listeners()
+    house = Doorman(settings, path, logs, listeners)
+    try:
+        house.open()
+    except PgDoormanError as error:
+        log.error("cannot start: %s", error)
+        house.close()
+        return EX_OSERR if isinstance(error, CannotListenLocally) else EX_CONFIG
+    if birth is not None:
+        birth.tell(0)
+    house.wait()
+    return 0

@@ -12,6 +12,7 @@ from pgdoorman.errors import BackendRefused, BackendUnavailable
 from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.framing import FrameReader
+from pgdoorman.protocol.results import INT4, INT8, NUMERIC
 from pgdoorman.protocol.startup import parse_error_fields
 from pgdoorman.transport.connect import Address
 from pgdoorman.transport.listen import operators_path
@@ -30,9 +31,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one query brought. `columns` is empty where there were no rows to come."""
+    """What one query brought. `columns` is empty where there were no rows to come; `numeric` says of each column whether
+    it holds numbers."""
 
     columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
     rows: list[tuple[str | None, ...]]
     notices: list[Notice]
 
@@ -73,7 +76,9 @@ class SqlClient:
             sock.settimeout(patience)
             sock.connect(operators_path(process_id))
             # Anybody can listen at an abstract address: only the kernel knows who does.
-            owner = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+            owner = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[
+                0
+            ]
         except OSError as error:
             close_quietly(sock)
             raise BackendUnavailable(f"process {process_id} has no local console: {error.strerror}") from error
@@ -117,13 +122,14 @@ class SqlClient:
 
     def _read_answer(self) -> Answer:
         columns: tuple[str, ...] = ()
+        numeric: tuple[bool, ...] = ()
         rows: list[tuple[str | None, ...]] = []
         notices: list[Notice] = []
         error: dict[str, str] | None = None
         while True:
             kind, body = self._next(error)
             if kind == codes.ROW_DESCRIPTION:
-                columns = _column_names(body)
+                columns, numeric = _columns(body)
             elif kind == codes.DATA_ROW:
                 rows.append(read_row(body))
             elif kind == codes.NOTICE_RESPONSE:
@@ -134,7 +140,7 @@ class SqlClient:
             elif kind == codes.READY_FOR_QUERY:
                 if error is not None:
                     raise BackendRefused(error)
-                return Answer(columns, rows, notices)
+                return Answer(columns, numeric, rows, notices)
 
     def _next(self, error: dict[str, str] | None) -> tuple[int, bytes]:
         while (found := self._reader.next()) is None:
@@ -152,14 +158,18 @@ class SqlClient:
         return found
 
 
-def _column_names(body: bytes) -> tuple[str, ...]:
-    names = []
+_NUMBERS = frozenset({INT4, INT8, NUMERIC, 21, 26})  # and int2, oid
+
+
+def _columns(body: bytes) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    names, numeric = [], []
     position = 2
     for _ in range(int.from_bytes(body[:2])):
         end = body.index(b"\0", position)
         names.append(body[position:end].decode("utf-8", "replace"))
+        numeric.append(int.from_bytes(body[end + 7 : end + 11]) in _NUMBERS)
         position = end + 19  # table, column, type, size, modifier, format
-    return tuple(names)
+    return tuple(names), tuple(numeric)
 
 
 def quoted(text: str) -> str:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -322,6 +323,9 @@ class Doorman:
                 outcome = self._apply_locked(settings)
                 self._loaded = settings
                 told = self._status
+            except PgDoormanError as error:
+                log.error("%s: %s", told, error)
+                raise
             finally:
                 self._service.manager.ready(told)
             log.info("reloaded: %s", "; ".join(outcome.changed) or "nothing has changed")
@@ -383,10 +387,8 @@ class Doorman:
             session.worker.post(session.follow)
 
     def _reload_by_signal(self) -> None:
-        try:
+        with suppress(PgDoormanError):  # which is in the log
             self.reload()
-        except PgDoormanError as error:
-            log.error("reload failed, nothing was changed: %s", error)
 
     def config_rows(self) -> Sequence[ConfigRow]:
         """The settings in force; secrets have no value."""

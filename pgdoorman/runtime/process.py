@@ -109,6 +109,12 @@ class PidFile:
         self.path = path
         self._descriptor = -1
 
+    def check(self) -> None:
+        """Raises PidFileTaken if a process that lives holds it."""
+        owner = running_process(self.path)
+        if owner:
+            raise PidFileTaken(f"{self.path} belongs to process {owner}, which is running")
+
     def write(self) -> None:
         """Create it, or take over what a dead process left. Raises PidFileTaken, or OSError."""
         # A directory such as /tmp is everybody's: what somebody else laid there is not followed and not written to.
@@ -187,10 +193,11 @@ class Birth:
 
 
 def detach() -> Birth:
-    """Go on as a daemon: in a session of its own, without a terminal, in no directory that could not be unmounted.
+    """Go on as a daemon: in a session of its own, without a terminal. The working directory stays, since relative paths in
+    a configuration are read again at each reload.
 
     Returns in the daemon only. The process that called waits until the daemon has told how its start went, or has ended,
-    and ends with that code. To be called before any thread is started. Relative paths must be made absolute before.
+    and ends with that code. To be called before any thread is started.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
@@ -203,8 +210,7 @@ def detach() -> Birth:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the leader's end must not take its child along
     if os.fork():
         os._exit(0)
-    os.chdir("/")
-    os.umask(0o027)
+    os.umask(0o022)
     nothing = os.open(os.devnull, os.O_RDWR)
     # A log that was sent somewhere stays there; a terminal is not ours any more.
     for descriptor in (0, 1, *([2] if os.isatty(2) else [])):
