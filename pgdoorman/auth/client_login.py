@@ -10,8 +10,8 @@ what was stored.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pgdoorman.auth import oauth
@@ -106,7 +106,8 @@ class LoginKnobs:
 @dataclass(frozen=True, slots=True)
 class LoginAttempt:
     """One client that wants in. `address` is None on a unix socket, else an IP address in text; `os_user` is the name
-    of the user at the other end of a unix socket, "" if not known; `tls` is None without TLS."""
+    of the user at the other end of a unix socket, "" if not known, and `find_os_user` finds it (which may block) where
+    that is left for those methods that ask; `tls` is None without TLS."""
 
     user: str
     database: str
@@ -115,6 +116,7 @@ class LoginAttempt:
     knobs: LoginKnobs
     tls: TlsFacts | None = None
     os_user: str = ""
+    find_os_user: Callable[[], str] | None = None
     replication: Replication = Replication.NONE
 
 
@@ -165,6 +167,9 @@ class _ClientLogin:
         if explanation.rule.client_cert:
             self._require_certificate()
         identity = yield from self._prove(explanation.method)
+        if identity.secret is None:
+            # Somebody else has judged. That the user is known here is not what was proved.
+            identity = replace(identity, secret=(yield from self._existing()))
         if explanation.rule.client_cert == "verify-full" and explanation.method is not Method.CERT:
             self._check_certificate(explanation.rule)
         return identity
@@ -172,7 +177,8 @@ class _ClientLogin:
     def _prove(self, method: Method) -> Dialogue[ClientIdentity]:
         match method:
             case Method.PEER:
-                return self._identified("peer", (yield from self._existing()), self._peer_name())
+                secret = yield from self._existing()
+                return self._identified("peer", secret, (yield from self._peer_name()))
             case Method.CERT:
                 return self._identified("cert", (yield from self._existing()), self._certificate_name())
             case Method.TRUST:
@@ -185,13 +191,13 @@ class _ClientLogin:
                 return (yield from self._token(TokenRules.from_options(self._options)))
             case Method.OAUTH:
                 return (yield from self._oauth())
-        secret: StoredSecret | None = yield FindSecret(self._attempt.user, self._attempt.database)
-        match secret:
+        stored: StoredSecret | None = yield FindSecret(self._attempt.user, self._attempt.database)
+        match stored:
             case PamSecret(service):
-                return (yield from self._pam(service))
+                return replace((yield from self._pam(service)), secret=stored)
             case TokenKeySecret(path):
-                return (yield from self._token(TokenRules(path)))
-        return (yield from self._prove_by_secret(method, secret))
+                return replace((yield from self._token(TokenRules(path))), secret=stored)
+        return (yield from self._prove_by_secret(method, stored))
 
     def _prove_by_secret(self, method: Method, secret: StoredSecret | None) -> Dialogue[ClientIdentity]:
         match self._way(method, secret):
@@ -228,8 +234,9 @@ class _ClientLogin:
     def _identified(self, method: str, secret: StoredSecret, system_user: str) -> ClientIdentity:
         return ClientIdentity(self._attempt.user, method, self._rule, secret, system_user=system_user)
 
-    def _peer_name(self) -> str:
-        name = self._attempt.os_user
+    def _peer_name(self) -> Dialogue[str]:
+        find = self._attempt.find_os_user
+        name = (yield from offload(find, waits=True)) if find is not None else self._attempt.os_user
         self._check_map(name, f'Peer authentication failed for user "{self._attempt.user}"')
         return name
 
@@ -304,7 +311,7 @@ class _ClientLogin:
             host = neighbourhood.host_name(address) if named and attempt.address else None
             return pam_refusal(PamQuestion(service, attempt.user, password, host or address))
 
-        reason = yield from offload(work)
+        reason = yield from offload(work, waits=True)
         if reason:
             raise LoginRefused(f'PAM authentication failed for user "{attempt.user}"', reason)
         return ClientIdentity(attempt.user, "pam", self._rule, password=password)
@@ -318,7 +325,7 @@ class _ClientLogin:
 
             return ldap_refusal(settings, user, password)
 
-        reason = yield from offload(work)
+        reason = yield from offload(work, waits=True)
         if reason:
             raise LoginRefused(f'LDAP authentication failed for user "{user}"', reason)
         return ClientIdentity(user, "ldap", self._rule, password=password)

@@ -161,14 +161,14 @@ class _Inquiry:
     def _client_host_name(self) -> Dialogue[str | None]:
         if not self._asked_host_name:
             neighbourhood, address = self._neighbourhood, self._question.address or ""
-            self._host_name = yield from offload(lambda: neighbourhood.host_name(address))
+            self._host_name = yield from offload(lambda: neighbourhood.host_name(address), waits=True)
             self._asked_host_name = True
         return self._host_name
 
     def _leads_back(self, name: str) -> Dialogue[bool]:
         if name not in self._resolves:
             neighbourhood = self._neighbourhood
-            found = yield from offload(lambda: tuple(neighbourhood.addresses(name)))
+            found = yield from offload(lambda: tuple(neighbourhood.addresses(name)), waits=True)
             self._resolves[name] = any(parse_address(text) == self._address for text in found)
         return self._resolves[name]
 

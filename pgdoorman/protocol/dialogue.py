@@ -47,9 +47,13 @@ class Receive:
 @dataclass(frozen=True, slots=True)
 class Offload[T]:
     """Answered with `work()`, which is heavy or blocks (PBKDF2, PAM, LDAP, DNS) and is therefore run where blocking is
-    allowed. What it raises is thrown into the dialogue. The work shares nothing with the dialogue while it runs."""
+    allowed. What it raises is thrown into the dialogue. The work shares nothing with the dialogue while it runs.
+
+    `waits` tells work that waits for somebody else, perhaps for seconds, from work that computes: whoever has threads
+    for both keeps them apart, so that the one does not hold up the other."""
 
     work: Callable[[], T]
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,9 @@ def receive(types: bytes = b"", limit: int = DEFAULT_LIMIT) -> Dialogue[Message]
     return message
 
 
-def offload[T](work: Callable[[], T]) -> Dialogue[T]:
+def offload[T](work: Callable[[], T], *, waits: bool = False) -> Dialogue[T]:
     """Ask `Offload`."""
-    result: T = yield Offload(work)
+    result: T = yield Offload(work, waits)
     return result
 
 

@@ -495,7 +495,7 @@ def services(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("method", "secret", "admitted"),
     [
-        ("pam pamservice=admits", None, True),
+        ("pam pamservice=admits", NoSecret(), True),
         ("pam pamservice=denies", None, False),
         ("pam pamservice=nosuchservice", None, False),
         ("pam", None, False),  # there is no service called pgdoorman here
@@ -540,7 +540,7 @@ def test_tokens(tmp_path: Path, subject: str, rest: str, admitted: bool, stored:
         return
     login = attempt("scram-sha-256" if stored else f"jwt key={tmp_path}/key.pem {rest}")
     login = replace(login, knobs=replace(login.knobs, ident_maps=parse_ident("m /^(.*)@example\\.com$ \\1")))
-    secret = TokenKeySecret(f"{tmp_path}/key.pem") if stored else None
+    secret = TokenKeySecret(f"{tmp_path}/key.pem") if stored else NoSecret()
     outcome, _ = meet(login, secret, token)
     if admitted:
         assert (outcome.get().method, outcome.get().system_user) == ("jwt", subject)
@@ -548,6 +548,31 @@ def test_tokens(tmp_path: Path, subject: str, rest: str, admitted: bool, stored:
     else:
         assert isinstance(outcome.error, LoginRefused)
     assert isinstance(meet(login, secret, token[:-8])[0].error, LoginRefused)
+
+
+def test_who_is_proved_by_others_must_be_known_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/etc/pam.d").exists():
+        pytest.skip("no PAM here")
+    services(tmp_path, monkeypatch)
+    outcome, _ = meet(by_method("pam pamservice=admits"), None)
+    assert isinstance(outcome.error, LoginDenied)
+    assert str(outcome.error) == 'role "alice" does not exist'
+    assert isinstance(meet(by_method("pam pamservice=denies"), None)[0].error, LoginRefused)
+
+
+def test_the_name_of_the_system_user_is_only_looked_for_where_it_counts() -> None:
+    asked: list[int] = []
+
+    def find() -> str:
+        asked.append(1)
+        return "alice"
+
+    login = replace(attempt(rules=parse_hba("local all all trust")), address=None, find_os_user=find)
+    assert run_script(authenticate(login), finds(NoSecret())).method == "trust"
+    assert not asked
+    login = replace(login, rules=parse_hba("local all all peer"))
+    assert run_script(authenticate(login), finds(NoSecret()), works()).system_user == "alice"
+    assert asked
 
 
 def test_trust_lets_everybody_in_whatever_is_stored() -> None:

@@ -23,6 +23,7 @@ from pgdoorman.auth.hba import parse_hba
 from pgdoorman.auth.ldap import ldap_refusal
 from pgdoorman.auth.ldap_settings import LdapSettings
 from pgdoorman.auth.scram import MadeVerifiers
+from pgdoorman.auth.secrets import NoSecret
 from pgdoorman.protocol.authentication import password_message
 from tests.support.script import drive
 
@@ -287,7 +288,7 @@ def test_a_client_at_our_door(slapd: Directory) -> None:
     attempt = LoginAttempt(
         "alice", "shop", "10.0.0.1", parse_hba(f"host all all all ldap {options}"), LoginKnobs(MadeVerifiers(1))
     )
-    identity = drive(authenticate(attempt), password_message(b"pencil")).get()
+    identity = drive(authenticate(attempt), password_message(b"pencil"), lambda _: NoSecret()).get()
     assert (identity.method, identity.password) == ("ldap", b"pencil")
     outcome = drive(authenticate(attempt), password_message(b"wrong"))
     assert isinstance(outcome.error, LoginRefused)

@@ -17,6 +17,7 @@ from pgdoorman.auth.client_login import ClientIdentity, LoginAttempt, LoginKnobs
 from pgdoorman.auth.hba import parse_hba
 from pgdoorman.auth.ident import parse_ident
 from pgdoorman.auth.scram import MadeVerifiers
+from pgdoorman.auth.secrets import NoSecret
 from pgdoorman.errors import ProtocolViolation
 from pgdoorman.protocol import authentication as wire
 from tests.support.script import Outcome, drive, receives, run_script, sends, works
@@ -119,7 +120,8 @@ def first(token: bytes) -> bytes:
 
 def log_in(login: LoginAttempt, **claims: Any) -> Outcome[ClientIdentity]:
     said = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not None}
-    return drive(authenticate(login), first(jwt.encode(said, KEY, "EdDSA").encode()) + ACKNOWLEDGED)
+    token = jwt.encode(said, KEY, "EdDSA").encode()
+    return drive(authenticate(login), first(token) + ACKNOWLEDGED, lambda _: NoSecret())
 
 
 def test_a_good_token(tmp_path: Path) -> None:
