@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.client import extended_query, stickiness
 from pgdoorman.client.closing import error_message
-from pgdoorman.client.holds import BACKLOGGED, STALLED
+from pgdoorman.client.holds import BACKLOGGED, GONE, STALLED
 from pgdoorman.errors import OutOfBudget, PgDoormanError, ProtocolViolation
 from pgdoorman.prepared.backend_names import MustWait
 from pgdoorman.prepared.scan import scan
@@ -127,7 +127,8 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
         position = end
         if session.dismissed is not None:
             session.dismiss(session.dismissed)
-            return
+            if session.held & GONE:
+                return
     session.input = data[position:]
 
 
@@ -207,7 +208,8 @@ def refuse(session: "Session", reason: PgDoormanError) -> None:
         session.skipping = True
     if session.dismissed is not None:
         session.dismiss(session.dismissed)
-        return
+        if session.held & GONE:
+            return
     if not session.reading:
         session.listen_again()
     if data:

@@ -203,20 +203,41 @@ class Session:
             self.counters: TrafficCounters = pool.counters[self.worker_index]
 
     def follow(self) -> None:
-        """The settings have changed: be served by the pool that bears our names now; without one, leave."""
-        if self.held & (GONE | WAITING) or not self.worker.is_current:
-            return  # those who wait or have moved do so at their next login; a removed pool refuses them itself
+        """The settings have changed: from the next checkout on be served by the pool that bears our names now, under its
+        settings; without one, leave. A client that is busy notes it (`FOLLOW`) and does so when its transaction is over."""
+        if self.held & GONE:
+            return
+        if self.held & WAITING:
+            # It keeps its place in the line. It may be granted a backend, and moved, at any moment: then that transaction's
+            # end sees the note, if it was there in time. A pool that was removed refuses its waiters itself.
+            self._note_follow()
+            if self.held & WAITING:
+                return
+        if not self.worker.is_current:
+            self.worker.post(self.follow)
+            return
         pool = self.services.pool_of(self.pool.database, self.pool.user)
         if pool is None:
             self.dismiss(ShuttingDown("database removed"))
-        elif self.backend is None and not self.held:
+        elif self.backend is not None or self.held:
+            self._note_follow()
+        else:
+            if self.dismissed is FOLLOW:
+                self.dismissed = None
             self.join(pool)
+            self.refresh()
+
+    def _note_follow(self) -> None:
+        if self.dismissed is None:
+            self.dismissed = FOLLOW
+        self.fast = False
 
     def _adopt(self, settings: UserPoolSettings) -> None:
         mode = settings.pool_mode
         self.pooling = mode
         transactional = mode is not PoolMode.SESSION
-        self.remaps = transactional and settings.prepared_statements
+        # Who has statements under names of ours keeps them when the mode changes: the server knows no others.
+        self.remaps = (transactional and settings.prepared_statements) or self.names is not None
         self.resets_always = settings.server_reset_always
         self.tracks = transactional and settings.cleanup_server_connections
 
@@ -462,8 +483,9 @@ class Session:
         backend = self.backend
         if backend is not None and backend.is_open:
             self.worker.poller.change(backend.fd, READ | WRITE if backend.out else READ)
-        if self.dismissed is not None and not self.held & ~CONGESTED:
-            self._end()
+        leaving = self.dismissed
+        if leaving is not None and leaving is not FOLLOW and self.backend is None and not self.held & ~CONGESTED:
+            self.dismiss(leaving)  # it has taken its last answer
             return
         self.release_hold(CONGESTED)
 
@@ -753,7 +775,11 @@ class Session:
         self._end()
 
     def dismiss(self, reason: PgDoormanError) -> None:
-        """Send the client away: at once if it is between transactions, else when the present one is over."""
+        """Send the client away: at once if it is between transactions and has taken its last answer, else when that is
+        so. With `FOLLOW` it does not leave, but goes over to its pool's present settings."""
+        if reason is FOLLOW:
+            self.follow()
+            return
         if self._is_elsewhere(partial(self.dismiss, reason)) or self.held & GONE:
             return
         self.dismissed = reason
@@ -767,6 +793,8 @@ class Session:
                 return
         elif self.held & CARE:
             return  # asked again when that is over
+        if self.out and self.backend is None:
+            return  # asked again when it has taken that: what is unsent when we close is lost
         self.tell(error_message(reason, "FATAL"))
         self._end()
 
@@ -840,6 +868,11 @@ class Session:
             self.send(self.out, DONT_WAIT)
         except OSError:
             pass
+
+
+# Stands in `dismissed` for a client that is to follow its pool when it is no longer busy. Every place that has to look
+# whether a client is to leave looks there already: following costs nobody else anything.
+FOLLOW: Final = ShuttingDown("the settings have changed")
 
 
 class Cancelled(PgDoormanError):

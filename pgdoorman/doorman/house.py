@@ -39,7 +39,7 @@ from pgdoorman.doorman.service import Service
 from pgdoorman.errors import ConfigError, PgDoormanError
 from pgdoorman.logs import Logs
 from pgdoorman.pool.pool import Pool, Surroundings, socket_options
-from pgdoorman.pool.registry import Registry
+from pgdoorman.pool.registry import Registry, retire
 from pgdoorman.runtime.acceptor import Acceptor
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.periodic import Periodic
@@ -368,6 +368,7 @@ class Doorman:
             frozenset(settings.pools),
             shared=shared_pools(settings),
             remake=self.lookups.settings_of,
+            made=self.control.prepare,
         )
 
     def prepare(self, pool: Pool) -> None:
@@ -378,6 +379,7 @@ class Doorman:
         now = monotonic()
         if now >= self._next_collection:
             self._next_collection = now + self.general.retain_connections_time
+            retire(self.registry.all(), now, self.general.retain_connections_max)
             self.desk.collect_pools()
             self.lookups.let_go(now)
 

@@ -74,7 +74,9 @@ class LedgerStatistics:
 
 
 class Ledger[E: Entry, W: Waiter]:
-    """The ledger of one pool. `limit` backends at most, `parallel_openings` being opened at a time."""
+    """The ledger of one pool. `limit` backends at most, `parallel_openings` being opened at a time; as long as fewer than
+    the share `warm` (0..1) of the limit are there, `eager_openings` at a time if that is more. `retry_delay` is seconds
+    between openings that fail."""
 
     def __init__(
         self,
@@ -83,6 +85,8 @@ class Ledger[E: Entry, W: Waiter]:
         *,
         minimum: int = 0,
         parallel_openings: int = 2,
+        eager_openings: int = 0,
+        warm: float = 0.0,
         round_robin: bool = False,
         retry_delay: float = 1.0,
     ) -> None:
@@ -95,6 +99,8 @@ class Ledger[E: Entry, W: Waiter]:
         self._limit = limit
         self._minimum = minimum
         self._parallel_openings = parallel_openings
+        self._eager_openings = max(eager_openings, parallel_openings)
+        self._warm = warm
         self._round_robin = round_robin
         self._retry_delay = retry_delay
         self._idle: list[deque[E]] = [deque() for _ in range(workers)]
@@ -196,8 +202,10 @@ class Ledger[E: Entry, W: Waiter]:
             entry.home = worker
             if entry.epoch != self.epoch or self._closed or (now > entry.expires_at and not self._waiters):
                 return self._remove_locked(entry, now)
-            if len(self._members) > self._limit:
-                return self._remove_locked(entry, now)  # the limit was lowered
+            if len(self._members) > self._limit:  # it was lowered
+                errands = self._remove_locked(entry, now)
+                self._strict = self._closed or len(self._members) > self._limit
+                return errands
             if self._waiters and not self._paused:
                 chosen = self._waiters.first()
                 entry.idle_since = now
@@ -319,7 +327,7 @@ class Ledger[E: Entry, W: Waiter]:
             lacking = self._minimum - len(self._members) - self._opening
             if lacking > 0 and not self._closed and not self._paused and now >= self._fill_not_before:
                 room = self._limit - len(self._members) - self._opening
-                more = min(lacking, self._parallel_openings - self._opening, room)
+                more = min(lacking, self._parallel_locked() - self._opening, room)
                 if more > 0:
                     self._opening += more
                     errands.openings += more
@@ -358,7 +366,6 @@ class Ledger[E: Entry, W: Waiter]:
         with self._lock:
             self._limit = limit
             self._minimum = minimum
-            self._strict = True
             errands = self._settle_locked(now) or Errands()
             while len(self._members) > limit and self._idle_count:
                 # The longest idle one of the worker that has most: what is warm stays.
@@ -367,7 +374,27 @@ class Ledger[E: Entry, W: Waiter]:
                 self._members.discard(entry)
                 entry.place = GONE
                 errands.closings.append(entry)
+            self._strict = self._closed or len(self._members) > limit
             return errands
+
+    def configure(
+        self, *, parallel_openings: int, eager_openings: int, warm: float, round_robin: bool, retry_delay: float
+    ) -> None:
+        """Change everything but the limits; see the class. What is under way is not touched."""
+        with self._lock:
+            self._parallel_openings = parallel_openings
+            self._eager_openings = max(eager_openings, parallel_openings)
+            self._warm = warm
+            self._round_robin = round_robin
+            self._choosy = self._paused or round_robin
+            self._retry_delay = retry_delay
+
+    def renew_lifetimes(self, expires_at: Callable[[E], float]) -> None:
+        """Have every backend end when `expires_at` says (monotonic seconds), but for those that are obsolete already."""
+        with self._lock:
+            for entry in self._members:
+                if entry.epoch == self.epoch:
+                    entry.expires_at = expires_at(entry)
 
     def pause(self) -> None:
         """Grant nothing until `resume`; leases go on."""
@@ -453,11 +480,15 @@ class Ledger[E: Entry, W: Waiter]:
                 errands.grants.append((waiter, entry))
         if self._waiters and not self._closed and not self._paused and now >= self._open_not_before:
             room = self._limit - len(self._members) - self._opening
-            wanted = min(len(self._waiters) - self._opening, room, self._parallel_openings - self._opening)
+            wanted = min(len(self._waiters) - self._opening, room, self._parallel_locked() - self._opening)
             if wanted > 0:
                 self._opening += wanted
                 errands.openings = wanted
         return errands or None
+
+    def _parallel_locked(self) -> int:
+        cold = len(self._members) < self._warm * self._limit
+        return self._eager_openings if cold else self._parallel_openings
 
     def _merge_locked(self, errands: Errands[E, W], now: float) -> None:
         more = self._settle_locked(now)

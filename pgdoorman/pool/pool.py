@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from pgdoorman import __version__
 from pgdoorman.auth.backend_login import BackendCredentials
@@ -85,9 +85,7 @@ class Pool:
             settings.pool_size,
             len(surroundings.workers),
             minimum=settings.min_pool_size,
-            parallel_openings=max(1, min(settings.scaling_max_parallel_creates, settings.max_concurrent_creates)),
-            round_robin=settings.server_round_robin,
-            retry_delay=settings.server_login_retry,
+            **_manners(settings),
         )
         self.book = StatementBook(settings.prepared_statements_cache_size)
         self.functions = Functions()
@@ -111,7 +109,6 @@ class Pool:
             f"{self.user}@{self.database}",
         )
         self._version = codes.PROTOCOL_3_0
-        self._next_expiry = monotonic() + settings_period(settings)
         self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
 
     def __repr__(self) -> str:
@@ -224,9 +221,7 @@ class Pool:
 
     def _adopt(self, backend: Backend, epoch: int) -> None:
         now = monotonic()
-        lifetime = self.settings.server_lifetime
-        if lifetime:
-            backend.expires_at = now + lifetime * jitter(1 + LIFETIME_JITTER)
+        backend.expires_at = self._end_of(backend)
         backend.epoch = epoch
         backend.pool = self
         backend.on_idle_event = self._on_idle_event
@@ -239,6 +234,10 @@ class Pool:
         backend.home = home.index
         backend.move_to(home)
         self.run(self.ledger.opened(backend, home.index, now), None)
+
+    def _end_of(self, backend: Backend) -> float:
+        lifetime = self.settings.server_lifetime
+        return backend.opened_at + lifetime * jitter(1 + LIFETIME_JITTER) if lifetime else float("inf")
 
     def _opening_failed(self, error: PgDoormanError) -> None:
         text = str(error)
@@ -311,10 +310,7 @@ class Pool:
             self.run(errands, None)
         if self.settings.server_idle_check_timeout:
             self.ledger.mark_stale(now, self.settings.server_idle_check_timeout)
-        if now >= self._next_expiry:
-            self._next_expiry = now + settings_period(self.settings)
-            self.functions.age(now)
-            self.expire(now)
+        self.functions.age(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:
         """Close idle backends that are too old or idle for too long. Returns how many."""
@@ -333,8 +329,13 @@ class Pool:
         before, self.settings = self.settings, settings
         self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
         now = monotonic()
+        if before.password != settings.password:
+            self._scram_keys = None  # they were derived from the old one
+        self.ledger.configure(**_manners(settings))
         self.run(self.ledger.resize(settings.pool_size, settings.min_pool_size, now), None)
         self.book.resize(settings.prepared_statements_cache_size)
+        if before.server_lifetime != settings.server_lifetime:
+            self.ledger.renew_lifetimes(self._end_of)
         if connection_part(before) != connection_part(settings):
             self.reconnect()
 
@@ -431,10 +432,23 @@ def socket_options(tcp: TcpSettings) -> SocketOptions:
     )
 
 
-def settings_period(settings: UserPoolSettings) -> float:
-    """How often a pool looks for backends that are too old: often enough for the shortest of its limits."""
-    limits = [limit for limit in (settings.idle_timeout, settings.server_lifetime) if limit]
-    return min(30.0, max(0.2, min(limits, default=30.0) / 4))
+class _Manners(TypedDict):
+    parallel_openings: int
+    eager_openings: int
+    warm: float
+    round_robin: bool
+    retry_delay: float
+
+
+def _manners(settings: UserPoolSettings) -> _Manners:
+    """What the ledger goes by beside the limits."""
+    return {
+        "parallel_openings": max(1, min(settings.scaling_max_parallel_creates, settings.max_concurrent_creates)),
+        "eager_openings": settings.max_concurrent_creates,
+        "warm": settings.scaling_warm_pool_ratio / 100,
+        "round_robin": settings.server_round_robin,
+        "retry_delay": settings.server_login_retry,
+    }
 
 
 def _major_version(reported: Reported) -> int:

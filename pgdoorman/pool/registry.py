@@ -1,12 +1,27 @@
 """The pools of the house, by (database, user)."""
 
-from collections.abc import Callable, Mapping
+import random
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from types import MappingProxyType
 
 from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.config.settings import UserPoolSettings
 from pgdoorman.pool.pool import Pool, Surroundings
+
+
+def retire(pools: Iterable[Pool], now: float, at_most: int) -> int:
+    """Close backends that are too old, or were idle for too long, of all these pools: at most so many (0: all of them).
+    Returns how many."""
+    left = at_most or sys.maxsize
+    shuffled = list(pools)
+    random.shuffle(shuffled)  # so that no pool has to wait behind the same others every time
+    for pool in shuffled:
+        if left <= 0:
+            break
+        left -= pool.expire(now, left)
+    return (at_most or sys.maxsize) - left
 
 
 class Registry:
@@ -90,10 +105,11 @@ class Registry:
         databases: frozenset[str],
         shared: Mapping[tuple[str, str], UserPoolSettings] = MappingProxyType({}),
         remake: Callable[[Pool], UserPoolSettings | None] = lambda pool: None,
+        made: Callable[[Pool], None] = lambda pool: None,
     ) -> list[str]:
         """Make the pools be those that are wanted: add, change, remove. `shared` are wanted too, but nobody can log in
-        under their names; `remake` says what holds for a user that was looked up, None if its pool is to go. Returns
-        what was done, for people."""
+        under their names; `remake` says what holds for a user that was looked up, None if its pool is to go; `made`
+        is called with each new pool before anybody can find it. Returns what was done, for people."""
         wanted = {**wanted, **shared}
         done: list[str] = []
         removed: list[Pool] = []
@@ -112,7 +128,9 @@ class Registry:
                     changed.append((pool, settings))
             for identity, settings in wanted.items():
                 if identity not in self._pools:
-                    self._pools[identity] = Pool(settings, self._surroundings)
+                    pool = Pool(settings, self._surroundings)
+                    made(pool)
+                    self._pools[identity] = pool
                     done.append(f"pool {identity[1]}@{identity[0]} added")
             self._leaving += removed
             self._databases = databases

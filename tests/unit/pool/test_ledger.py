@@ -182,6 +182,52 @@ def test_openings_never_exceed_the_limit_nor_what_may_be_under_way() -> None:
     assert (statistics.leased, statistics.waiting, statistics.opening) == (3, 7, 0)
 
 
+def test_a_cold_pool_opens_more_at_once() -> None:
+    ledger: TheLedger = Ledger(10, 1, parallel_openings=1, eager_openings=3, warm=0.2)
+    _, errands = waiting(ledger)
+    assert errands.openings == 1
+    assert sum(waiting(ledger)[1].openings for _ in range(4)) == 2, "three in all"
+    assert ledger.opened(Entry(), 0, 1.0).openings == 1, "still cold: one of ten"
+    assert ledger.opened(Entry(), 0, 1.0).openings == 0, "warm: one at a time, and two are under way"
+    assert ledger.opened(Entry(), 0, 1.0).openings == 0
+    assert ledger.opened(Entry(), 0, 1.0).openings == 1
+
+
+def test_other_manners_hold_from_now_on() -> None:
+    ledger = ledger_of(4, parallel_openings=1, retry_delay=1.0)
+    entries = filled(ledger, 0)
+    ledger.configure(parallel_openings=2, eager_openings=4, warm=0.0, round_robin=True, retry_delay=9.0)
+    assert ledger.take(0) is None, "round robin leaves the choice to checkout"
+    assert leased(ledger) is entries[0]
+    assert sum(waiting(ledger)[1].openings for _ in range(3)) == 2
+    ledger.opening_failed(REASON, 1.0, final=False)
+    assert ledger.tick(9.0).openings == 0
+    assert ledger.tick(10.1).openings == 1
+    ledger.configure(parallel_openings=2, eager_openings=4, warm=0.0, round_robin=False, retry_delay=9.0)
+    assert ledger.statistics(0.0).waiting == 3
+
+
+def test_a_pause_outlives_other_manners() -> None:
+    ledger = ledger_of(4)
+    filled(ledger, 0)
+    ledger.pause()
+    ledger.configure(parallel_openings=1, eager_openings=1, warm=0.0, round_robin=False, retry_delay=1.0)
+    assert ledger.take(0) is None
+    ledger.resume(0.0)
+    assert ledger.take(0) is not None
+
+
+def test_other_lifetimes_spare_what_is_obsolete() -> None:
+    ledger = ledger_of(4)
+    idle, busy = filled(ledger, 0, 0)
+    assert leased(ledger) is busy
+    ledger.renew_lifetimes(lambda entry: 5.0)
+    assert (idle.expires_at, busy.expires_at) == (5.0, 5.0)
+    ledger.reconnect(1.0)
+    ledger.renew_lifetimes(lambda entry: FOR_EVER)
+    assert busy.expires_at == 0.0
+
+
 def test_a_broken_backend_makes_room_for_those_who_wait() -> None:
     ledger = ledger_of(1)
     (entry,) = filled(ledger, 0)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pgdoorman.auth.secrets import PlainSecret
+from pgdoorman.auth.secrets import PlainSecret, ScramKeys
 from pgdoorman.backend.settings import DEFAULTS, settings_of
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, ShuttingDown
-from pgdoorman.pool.pool import connection_part, settings_period
+from pgdoorman.pool.pool import connection_part
+from pgdoorman.pool.registry import retire
 from pgdoorman.protocol import codes
 from tests.support import fake_server as fake
 from tests.support.fake_server import FakeServer, Peer
@@ -328,6 +329,38 @@ def test_new_settings_of_the_same_pool(postgres: Postgres) -> None:
         assert hall.lease().reported.by_name["application_name"] == "renamed"
 
 
+def test_another_lifetime_holds_for_the_backends_that_are_there(postgres: Postgres) -> None:
+    with hall_at(postgres, server_lifetime="0") as hall:
+        backend = hall.lease()
+        assert backend.expires_at == float("inf")
+        hall.pool.apply(settings_for(postgres, server_lifetime="10s"))
+        assert 8.0 <= backend.expires_at - backend.opened_at <= 12.0
+        hall.pool.apply(settings_for(postgres, server_lifetime="0"))
+        assert backend.expires_at == float("inf")
+
+
+def test_another_password_forgets_what_was_derived_from_the_old_one(postgres: Postgres) -> None:
+    with hall_at(postgres) as hall:
+        hall.pool.learn_keys(ScramKeys(client_key=b"c" * 32, server_key=b"s" * 32, iterations=4096, salt=b"x"))
+        hall.pool.apply(settings_for(postgres, pool_size=3))
+        assert hall.pool._scram_keys is not None
+        hall.pool.apply(settings_for(postgres, password="other"))
+        assert hall.pool._scram_keys is None
+
+
+def test_a_round_of_retiring_has_a_limit_over_all_pools(postgres: Postgres) -> None:
+    with hall_at(postgres, idle_timeout="1s") as hall, hall_at(postgres, idle_timeout="1s") as other:
+        for one in (hall, other):
+            for backend in [one.lease() for _ in range(3)]:
+                one.give_back(backend)
+        pools, later = [hall.pool, other.pool], monotonic() + 60
+        assert retire(pools, monotonic(), 4) == 0
+        assert retire(pools, later, 4) == 4
+        assert hall.counts.total + other.counts.total == 2
+        assert retire(pools, later, 0) == 2
+        assert retire(pools, later, 0) == 0
+
+
 def other_name(postgres: Postgres) -> Any:
     return settings_for(postgres, pool_size=1, pool__application_name="renamed")
 
@@ -383,11 +416,3 @@ def test_a_new_server_is_spoken_to_in_the_new_protocol() -> None:
         assert hall.pool.opening_plan().version == codes.PROTOCOL_3_0
         hall.lease()
         assert hall.pool.opening_plan().version == codes.PROTOCOL_3_2
-
-
-@pytest.mark.parametrize(
-    ("idle", "life", "period"),
-    [("10m", "20m", 30.0), ("4s", "20m", 1.0), ("0", "8s", 2.0), ("100ms", "0", 0.2), ("0", "0", 7.5)],
-)
-def test_how_often_old_backends_are_looked_for(postgres: Postgres, idle: str, life: str, period: float) -> None:
-    assert settings_period(settings_for(postgres, idle_timeout=idle, server_lifetime=life)) == period
