@@ -63,6 +63,7 @@ class Backend:
         "cancel_secret",
         "cancels_under_way",
         "close_wanted",
+        "connector",
         "epoch",
         "errors",
         "exchange",
@@ -110,6 +111,7 @@ class Backend:
         reported: Reported,
         number: int,
         tls: str = "",
+        connector: Any = None,
     ) -> None:
         self.sock = sock
         self.fd: int = sock.fileno()
@@ -123,6 +125,7 @@ class Backend:
         self.reported = reported
         self.id = number
         self.tls = tls
+        self.connector = connector  # how its TLS was asked for: a cancel request goes the same way
         self.worker: Worker | None = None
         self.holder: Holder | None = None
         self.on_idle_event: Callable[[Backend, Worker], None] | None = None

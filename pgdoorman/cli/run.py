@@ -13,6 +13,7 @@ from pathlib import Path
 from pgdoorman.cli.gil import is_free_threaded
 from pgdoorman.config.load import load
 from pgdoorman.config.settings import Settings
+from pgdoorman.doorman.encryption import check_tls
 from pgdoorman.doorman.house import Doorman, gil_enabled, rules_of
 from pgdoorman.errors import ConfigError, PgDoormanError
 from pgdoorman.logs import Logs, set_up
@@ -42,6 +43,7 @@ def test_config(path: Path) -> int:
     try:
         settings = load(path)
         rules_of(settings.general)
+        check_tls(settings)
     except ConfigError as error:
         print(f"Config parse error: {error}", file=sys.stderr)
         return EX_CONFIG

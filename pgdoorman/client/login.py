@@ -7,12 +7,20 @@ connection of its own and ends here too.
 
 import logging
 import pwd
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from pgdoorman.auth.client_login import ClientIdentity, LoginAttempt, LoginKnobs, authenticate
+from pgdoorman.auth.client_login import (
+    ClientCertificate,
+    ClientIdentity,
+    LoginAttempt,
+    LoginKnobs,
+    TlsFacts,
+    authenticate,
+)
 from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret
 from pgdoorman.client.closing import error_message
@@ -20,8 +28,11 @@ from pgdoorman.errors import PgDoormanError, ProtocolViolation
 from pgdoorman.pool.auth_query import PENDING, Pending
 from pgdoorman.protocol.dialogue import FindSecret, Offload, Receive, Runner
 from pgdoorman.protocol.startup import (
+    TLS_HANDSHAKE,
     CancelRequest,
+    GssEncRequest,
     Replication,
+    SslRequest,
     StartupMessage,
     first_packet_size,
     negotiate,
@@ -30,13 +41,22 @@ from pgdoorman.protocol.startup import (
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.timers import Timer
 from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.handshake_rate import HandshakeRate
 from pgdoorman.transport.peer import Peer
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
+
+if TYPE_CHECKING:
+    # Loaded with the door: a house without TLS does without OpenSSL.
+    from pgdoorman.client.securing import Securing
+    from pgdoorman.transport.tls_accept import ClientHandshake, TlsDoor
 
 log = logging.getLogger(__name__)
 
 # More than this is not taken from a client before it has proved who it is.
 MOST_BEFORE_LOGIN: Final = 200_000
+
+# Seconds for a TLS handshake where a login has no time limit.
+HANDSHAKE_PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +78,10 @@ class Reception(Protocol):
     login_timeout: float
     rules: HbaRules
     knobs: LoginKnobs
+    tls: "TlsDoor | None"
+    handshakes: HandshakeRate
 
-    def admit(self, message: StartupMessage, peer: Peer) -> None:
+    def admit(self, message: StartupMessage, peer: Peer, *, encrypted: bool = False) -> None:
         """Whether a client for this database may be let in at all. Raises the refusal."""
 
     def find_secret(self, wanted: FindSecret, told: Callable[..., Any]) -> StoredSecret | Pending | None:
@@ -94,6 +116,9 @@ class Login:
         self._runner: Runner[ClientIdentity] | None = None
         self._asking = False
         self._refused_encryption: set[str] = set()
+        self._securing: Securing | None = None
+        self._handshake: ClientHandshake | None = None
+        self._untouched = True  # nothing has come yet
         self._over = False
         self._timer: Timer | None = None
 
@@ -108,7 +133,13 @@ class Login:
 
     def on_event(self, worker: Worker, events: int) -> None:
         """The poller's handler."""
+        if self._securing is not None:
+            self._securing.go_on()
+            return
         try:
+            if self._untouched and self._begins_with_tls():
+                self._secure(direct=True)
+                return
             data = self.sock.recv(16384, DONT_WAIT)
         except BlockingIOError:
             return
@@ -125,6 +156,43 @@ class Login:
     def on_crash(self, error: Exception) -> None:
         """The worker's guard."""
         self._close()
+
+    # TLS.
+
+    def _begins_with_tls(self) -> bool:
+        """Whether the client skips the request (PostgreSQL 17's direct TLS). Only looked at: OpenSSL has to read it."""
+        self._untouched = False
+        if self._reception.tls is None or self.peer.is_unix:
+            return False
+        first: bytes = self.sock.recv(1, DONT_WAIT | socket.MSG_PEEK)
+        return first[:1] == bytes((TLS_HANDSHAKE,))
+
+    def _secure(self, *, direct: bool) -> None:
+        from pgdoorman.client.securing import Securing  # noqa: PLC0415 - see above
+
+        door = self._reception.tls
+        assert door is not None
+        securing = self._securing = Securing(
+            self.sock, door, self._worker, direct=direct, done=self._secured, failed=self._fail
+        )
+        self.sock = securing.sock
+        if self._timer is None:
+            self._timer = self._worker.after(HANDSHAKE_PATIENCE, self._out_of_time)
+        securing.begin(self._reception.handshakes.delay())
+
+    def _secured(self, handshake: "ClientHandshake") -> None:
+        self._securing = None
+        self._handshake = handshake
+        if not self._reception.login_timeout and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tls_facts(self) -> TlsFacts | None:
+        handshake = self._handshake
+        if handshake is None:
+            return None
+        names = handshake.names
+        return TlsFacts(handshake.bindings, None if names is None else ClientCertificate(*names))
 
     def _hear(self, data: bytes) -> None:
         runner = self._runner
@@ -157,14 +225,20 @@ class Login:
         elif isinstance(first, StartupMessage):
             self._start(first)
         else:
-            self._refuse_encryption(type(first).__name__)
+            self._answer_encryption(first)
 
-    def _refuse_encryption(self, kind: str) -> None:
-        if kind in self._refused_encryption:
+    def _answer_encryption(self, request: SslRequest | GssEncRequest) -> None:
+        kind = type(request).__name__
+        if kind in self._refused_encryption or self._handshake is not None:
             raise ProtocolViolation("encryption was asked for twice")
         if self._buffer:
             # Whatever it is, it was sent before the answer: it could be taken for encrypted by one side only.
             raise ProtocolViolation("received unencrypted data after an encryption request")
+        if isinstance(request, SslRequest) and self._reception.tls is not None and not self.peer.is_unix:
+            self._send(b"S")
+            if not self._over:
+                self._secure(direct=False)
+            return
         self._refused_encryption.add(kind)
         self._send(b"N")
 
@@ -177,12 +251,15 @@ class Login:
         negotiation = negotiate(message)
         self._version = negotiation.version
         self._message = message
+        door, encrypted = self._reception.tls, self._handshake is not None
+        if door is not None and door.is_needed and not encrypted and not self.peer.is_unix:
+            raise TlsNeeded("Connection without SSL is not allowed by tls_mode.")
         if not message.user:
             raise NoUser("no PostgreSQL user name specified in startup packet")
         message.settings()  # malformed options are an error before anything else is said
         if message.replication is not Replication.NONE:
             raise NoReplication("replication connections are not available")
-        self._reception.admit(message, self.peer)
+        self._reception.admit(message, self.peer, encrypted=encrypted)
         if negotiation.reply:
             self._send(negotiation.reply)
         attempt = LoginAttempt(
@@ -191,6 +268,7 @@ class Login:
             address=None if self.peer.is_unix else self.peer.address,
             rules=self._reception.rules,
             knobs=self._reception.knobs,
+            tls=self._tls_facts(),
             os_user=_user_name(self.peer.user_id),
         )
         runner = self._runner = Runner(authenticate(attempt))
@@ -262,7 +340,8 @@ class Login:
         identity = runner.result()
         message = self._message
         assert message is not None
-        arrived = Arrived(self.sock, self.peer, message, self._version, identity, runner.take_input())
+        tls = self._handshake.description if self._handshake is not None else ""
+        arrived = Arrived(self.sock, self.peer, message, self._version, identity, runner.take_input(), tls)
         self._stop_listening()
         self._over = True
         try:
@@ -289,7 +368,8 @@ class Login:
         self._reception.login_failed(
             self.peer, message.user if message else "", message.database if message else "", error
         )
-        self._send(error_message(error, "FATAL"))
+        if self._securing is None:  # in the middle of a handshake there is nobody who would understand
+            self._send(error_message(error, "FATAL"))
         self._close()
 
     def _out_of_time(self) -> None:
@@ -306,6 +386,8 @@ class Login:
             return
         self._over = True
         self._stop_listening()
+        if self._securing is not None:
+            self._securing.stop()
         if self._runner is not None:
             self._runner.close()
         close_quietly(self.sock)
@@ -314,6 +396,12 @@ class Login:
 
 class NoUser(PgDoormanError):
     """The start-up packet names no user."""
+
+    sqlstate = "28000"
+
+
+class TlsNeeded(PgDoormanError):
+    """tls_mode does not let clients in without TLS."""
 
     sqlstate = "28000"
 

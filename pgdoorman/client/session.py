@@ -892,6 +892,7 @@ def _deliver(backend: Backend, worker: Worker, settings: UserPoolSettings, done:
             backend.cancel_secret,
             settings.connect_timeout,
             socket_options(settings.tcp),
+            backend.connector,
         )
     except CancelAdrift:
         adrift = True

@@ -86,8 +86,8 @@ class Feature(Enum):
 # The features that this version has. A key of any other is refused: it would promise what nobody keeps.
 FEATURES: frozenset[Feature] = frozenset(
     {
-        # Feature.TLS,
-        # Feature.SERVER_TLS,
+        Feature.TLS,
+        Feature.SERVER_TLS,
         Feature.AUTH_QUERY,
         Feature.WEB,
         # Feature.WEB_PAGES,

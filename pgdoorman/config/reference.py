@@ -257,6 +257,11 @@ def _comment(text: str) -> Iterator[str]:
         yield line
 
 
+def file_value(value: Any, language: str) -> str:
+    """A text, number, list or table as a file of this language has it, `toml` or `yaml`."""
+    return _toml_value(value) if language == "toml" else _yaml_value(value)
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         inside = ", ".join(f"{name} = {_toml_value(item)}" for name, item in value.items())

@@ -625,7 +625,7 @@ class Settings:
             server_password=user.server_password,
             application_name=application,
             startup_parameters=merge_parameters((("application_name", application),), parameters),
-            server_tls=self._server_tls(pool),
+            server_tls=self.server_tls(pool),
             fallback=self._fallback(pool),
             tcp=general.tcp,
             auth_pam_service=user.auth_pam_service,
@@ -685,7 +685,8 @@ class Settings:
         resolved = (self.effective(pool, user) for pool in self.pools.values() for user in pool.users)
         return {settings.identity: settings for settings in resolved}
 
-    def _server_tls(self, pool: PoolSettings) -> ServerTlsSettings:
+    def server_tls(self, pool: PoolSettings) -> ServerTlsSettings:
+        """TLS towards the PostgreSQL of one pool."""
         general = self.general
         # A certificate and its key belong together: a pool that names one does not get the other from general.
         own = pool.server_tls_certificate is not None or pool.server_tls_private_key is not None

@@ -39,6 +39,7 @@ class ConsoleSession:
         self.user = user
         self.database = database
         self.application_name = application_name
+        self.tls: str = getattr(sock, "description", "")  # of a TLS socket: version and cipher
         self.connected_at = monotonic()
         self.queries = 0
         self.cancel_key: CancelKey | None = None

@@ -23,6 +23,7 @@ from pgdoorman.auth.scram import MadeVerifiers
 from pgdoorman.client.budget import Budget
 from pgdoorman.client.cancel_keys import CancelKeys
 from pgdoorman.client.limits import enforce, has_limits, passed_limit
+from pgdoorman.client.listening import begin_listening
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
 from pgdoorman.config.changes import compare
@@ -32,6 +33,7 @@ from pgdoorman.config.override import with_setting, without_setting
 from pgdoorman.config.rows import rows
 from pgdoorman.config.settings import GeneralSettings, IdleAtStop, Settings
 from pgdoorman.control import ConfigRow, Identity, ReloadOutcome, ShutdownMode
+from pgdoorman.doorman.encryption import PreparedTls, prepare_tls
 from pgdoorman.doorman.lookups import Lookups, shared_pools
 from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
@@ -46,6 +48,7 @@ from pgdoorman.runtime.periodic import Periodic
 from pgdoorman.runtime.process import NoSuchUser, become_user, bind_thread, cores_for_workers, raise_descriptor_limit
 from pgdoorman.runtime.systemd import ServiceManager
 from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.handshake_rate import HandshakeRate
 from pgdoorman.transport.listen import Door, adopt, open_operators_door, open_tcp, open_unix
 from pgdoorman.transport.peer import peer_of
 from pgdoorman.transport.sockets import apply_options
@@ -97,6 +100,7 @@ class Doorman:
         self.login_helpers = Helpers(max(1, general.helper_threads // 2), "login-helper")
         self.lookup_helpers = Helpers(general.helper_threads, "lookup")
         surroundings = Surroundings(self.serving, self.helpers)
+        self._connectors = surroundings.connectors
         self.registry = Registry(surroundings)
         self.lookups = Lookups(surroundings, self.lookup_helpers)
         self.budget = Budget(general.max_memory_usage)
@@ -107,6 +111,7 @@ class Doorman:
             budget=self.budget,
             session_ended=self._session_ended,
             pool_of=self.registry.find,
+            listen=begin_listening,
         )
         self.desk: Desk = Desk(
             self,
@@ -158,6 +163,7 @@ class Doorman:
         self.desk.rules = rules_of(general)
         self.desk.knobs = LoginKnobs(verifiers=MadeVerifiers(general.scram_iterations))
         self.desk.login_timeout = general.client_login_timeout
+        self._use_tls(prepare_tls(self.settings, None, self._connectors), general)
         self._check_descriptors()
         self._open_doors()
         self._web = self._open_web()
@@ -347,10 +353,12 @@ class Doorman:
         log.info("%s: %s", "RESET" if text is None else "SET", "; ".join(outcome.changed) or "nothing has changed")
 
     def _apply_locked(self, settings: Settings) -> ReloadOutcome:
-        """Have other settings. Raises ConfigErrors (rules that cannot be used) before anything is changed."""
+        """Have other settings. Raises ConfigError (rules, certificates that cannot be used) before anything is changed."""
         rules = rules_of(settings.general)
+        tls = prepare_tls(settings, self.desk.tls, self._connectors)
         changes = compare(self.settings, settings)
         restart = tuple(changed.key for changed in changes.need_restart)
+        renewed = self._use_tls(tls, settings.general)
         self._apply_pools(settings)
         self.desk.rules = rules
         self.desk.login_timeout = settings.general.client_login_timeout
@@ -359,7 +367,23 @@ class Doorman:
         self.budget.limit = settings.general.max_memory_usage
         self.settings = settings
         self._move_clients()
-        return ReloadOutcome(changed=changes.lines(), restart_needed=restart, warnings=settings.warnings)
+        return ReloadOutcome(changed=(*changes.lines(), *renewed), restart_needed=restart, warnings=settings.warnings)
+
+    def _use_tls(self, tls: PreparedTls, general: GeneralSettings) -> Sequence[str]:
+        """Have other certificates. Returns what files hold something new, in words."""
+        before, self.desk.tls = self.desk.tls, tls.door
+        if self.desk.handshakes.per_second != general.tls_rate_limit_per_second:
+            self.desk.handshakes = HandshakeRate(general.tls_rate_limit_per_second)
+        renewed = self._connectors.adopt(tls.connectors)
+        words = []
+        if before is not None and tls.door is not None and before.material != tls.door.material:
+            words.append("certificates for clients: renewed")
+        for pool in self.registry.all():
+            if pool.settings.server_tls in renewed:
+                # Those who are connected were let in by what no longer holds.
+                pool.reconnect()
+                words.append(f"certificates for {pool.user}@{pool.database}: renewed")
+        return words
 
     def _apply_pools(self, settings: Settings) -> None:
         self.lookups.apply(settings)

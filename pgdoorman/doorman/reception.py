@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pgdoorman.admin.console import Console
 from pgdoorman.admin.flavour import Flavour, is_console
@@ -36,8 +36,12 @@ from pgdoorman.protocol.dialogue import FindSecret
 from pgdoorman.protocol.startup import CancelRequest, StartupMessage
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.handshake_rate import HandshakeRate
 from pgdoorman.transport.peer import Peer
 from pgdoorman.transport.sockets import DONT_WAIT
+
+if TYPE_CHECKING:
+    from pgdoorman.transport.tls_accept import TlsDoor
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +106,8 @@ class Desk:
         self.login_timeout = 60.0
         self.rules: HbaRules = HbaRules(())
         self.knobs: LoginKnobs
+        self.tls: TlsDoor | None = None  # how clients get TLS
+        self.handshakes = HandshakeRate()
         self.closed = False
         self.drained = False
         self.sessions: dict[int, Session] = {}
@@ -125,11 +131,11 @@ class Desk:
             sock.close()
             self.login_ended(login)
 
-    def admit(self, message: StartupMessage, peer: Peer) -> None:
+    def admit(self, message: StartupMessage, peer: Peer, *, encrypted: bool = False) -> None:
         """Raises the refusal, if the client is to be refused before it is asked for anything."""
         database = message.database
         with self._lock:
-            self.connections["plain"] += 1
+            self.connections["tls" if encrypted else "plain"] += 1
         if is_console(database):
             return
         if self.closed:

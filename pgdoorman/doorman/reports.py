@@ -125,6 +125,7 @@ def console_row(console: ConsoleSession, clock: float) -> ClientRow:
         state="active",
         address=console.address.address,
         port=console.address.port,
+        tls=console.tls,
         process_id=console.address.process_id,
         connected_at=console.connected_at + clock,
         age=monotonic() - console.connected_at,

@@ -7,7 +7,7 @@ here (`run`). Everything here happens outside the ledger's lock.
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from time import monotonic
@@ -36,6 +36,7 @@ from pgdoorman.stats.counters import Period, TrafficCounters
 from pgdoorman.stats.rows import TrafficReport
 from pgdoorman.transport.connect import Address
 from pgdoorman.transport.sockets import DONT_WAIT, SocketOptions
+from pgdoorman.transport.tls_connect import Connectors
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Surroundings:
 
     workers: Sequence[Worker]
     helpers: Helpers
+    connectors: Connectors = field(default_factory=Connectors)
 
 
 class Pool:
@@ -81,6 +83,7 @@ class Pool:
         self.user = settings.username
         self._workers = surroundings.workers
         self._helpers = surroundings.helpers
+        self._connectors = surroundings.connectors
         self.ledger: Ledger[Backend, PoolWaiter] = Ledger(
             settings.pool_size,
             len(surroundings.workers),
@@ -197,6 +200,7 @@ class Pool:
             timeout=settings.connect_timeout,
             version=self._version,
             socket_options=socket_options(settings.tcp),
+            tls=self._connectors.find(settings.server_tls),
         )
 
     def _wait_open(self) -> None:
@@ -217,6 +221,7 @@ class Pool:
         """The connection that listens for all clients, on a helper thread. In UTF-8, whatever they speak."""
         plan = self.opening_plan()
         parameters = {**dict(plan.parameters), "client_encoding": "UTF8"}
+        parameters["application_name"] = f"{parameters.get('application_name', '')} listen".strip()
         return wait_opened(replace(plan, parameters=list(parameters.items())))
 
     def _adopt(self, backend: Backend, epoch: int) -> None:
