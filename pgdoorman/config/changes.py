@@ -4,14 +4,21 @@ Values only: whoever reloads decides what to do about them.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
 from pgdoorman.config.document import spell
 from pgdoorman.config.keys import Change, Section, keys_of
 from pgdoorman.config.kinds import human
-from pgdoorman.config.settings import PoolSettings, Settings, UserPoolSettings, UserSettings
+from pgdoorman.config.settings import (
+    GeneralSettings,
+    PoolSettings,
+    Settings,
+    UserPoolSettings,
+    UserSettings,
+    WebSettings,
+)
 
 # Fields of UserPoolSettings that gather several keys, with what a change of any of those needs.
 _GATHERED = {
@@ -101,6 +108,20 @@ def compare(old: Settings, new: Settings) -> Changes:
         ),
         auth_queries=tuple(name for name in staying if old.pools[name].auth_query != new.pools[name].auth_query),
     )
+
+
+def in_force(old: Settings, new: Settings) -> Settings:
+    """What holds when `new` is read while `old` is in force: `new`, but for the keys that need a restart."""
+    return replace(
+        new,
+        general=_but_for_restart(Section.GENERAL, old.general, new.general),
+        web=_but_for_restart(Section.WEB, old.web, new.web),
+    )
+
+
+def _but_for_restart[T: (GeneralSettings, WebSettings)](section: Section, old: T, new: T) -> T:
+    kept = {name: getattr(old, name) for name, key in keys_of(section).items() if key.change is Change.RESTART}
+    return replace(new, **kept)
 
 
 def compare_effective(old: UserPoolSettings, new: UserPoolSettings) -> Change | None:

@@ -26,7 +26,7 @@ from pgdoorman.client.limits import enforce, has_limits, passed_limit
 from pgdoorman.client.listening import begin_listening
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
-from pgdoorman.config.changes import compare
+from pgdoorman.config.changes import compare, in_force
 from pgdoorman.config.keys import Change
 from pgdoorman.config.load import load
 from pgdoorman.config.override import with_setting, without_setting
@@ -365,7 +365,7 @@ class Doorman:
         if settings.general.scram_iterations != self.general.scram_iterations:
             self.desk.knobs = LoginKnobs(verifiers=MadeVerifiers(settings.general.scram_iterations))
         self.budget.limit = settings.general.max_memory_usage
-        self.settings = settings
+        self.settings = in_force(self.settings, settings)
         self._move_clients()
         return ReloadOutcome(changed=(*changes.lines(), *renewed), restart_needed=restart, warnings=settings.warnings)
 

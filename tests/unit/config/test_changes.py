@@ -4,7 +4,7 @@ import pytest
 
 from pgdoorman.config import keys as table
 from pgdoorman.config import load_text
-from pgdoorman.config.changes import Changes, compare, compare_effective
+from pgdoorman.config.changes import Changes, compare, compare_effective, in_force
 from pgdoorman.config.keys import Change, Section
 from tests.unit.config import sample
 from tests.unit.config.sample import configuration, effective
@@ -119,3 +119,32 @@ def test_auth_query(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_needs_are_ordered() -> None:
     assert Change.NOTHING < Change.NEW_CLIENTS < Change.NEW_BACKENDS < Change.NEW_POOL < Change.RESTART
     assert Change.NEW_BACKENDS.words == "new backends"
+
+
+RESTART = [
+    (section, name)
+    for section in (Section.GENERAL, Section.WEB)
+    for name, key in table.keys_of(section).items()
+    if key.change is Change.RESTART
+]
+
+
+def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:
+    old = sample.load_with(Section.GENERAL, port=6000, idle_timeout="5s", worker_threads=2)
+    new = sample.load_with(Section.GENERAL, port=6001, idle_timeout="6s", worker_threads=3)
+    now = in_force(old, new)
+    assert (now.general.port, now.general.worker_threads, now.general.idle_timeout) == (6000, 2, 6.0)
+    assert {changed.key for changed in compare(now, new).keys} == {"general.port", "general.worker_threads"}
+    assert not compare(in_force(old, old), old)
+    assert now.pools == new.pools
+
+
+def test_every_key_that_needs_a_restart_is_kept() -> None:
+    old, new = sample.load_with(), sample.load_with(Section.WEB, enabled=True, host="::1", port=1)
+    now = in_force(old, new)
+    assert now.web == old.web
+    for section, name in RESTART:
+        part = {Section.GENERAL: now.general, Section.WEB: now.web}[section]
+        was = {Section.GENERAL: old.general, Section.WEB: old.web}[section]
+        assert getattr(part, name) == getattr(was, name)
+    assert {name for section, name in RESTART if section is Section.WEB} == {"enabled", "host", "port"}
