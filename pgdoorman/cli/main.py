@@ -111,6 +111,67 @@ def check(
 
 
 @app.command()
+def generate(
+    host: Annotated[
+        str, typer.Option("--host", envvar="PGHOST", help="PostgreSQL's host or socket directory.")
+    ] = "localhost",
+    port: Annotated[int, typer.Option("--port", "-p", envvar="PGPORT", help="Its port.")] = 5432,
+    user: Annotated[
+        str, typer.Option("--user", "-u", envvar="PGUSER", help="Who asks; best a superuser.")
+    ] = "postgres",
+    password: Annotated[
+        str | None, typer.Option("--password", envvar="PGPASSWORD", help="That role's password.")
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option("--database", "-d", envvar="PGDATABASE", help="Where to ask; the user's name if not given."),
+    ] = None,
+    ssl: Annotated[bool, typer.Option("--ssl", help="Have the pooler speak TLS with PostgreSQL.")] = False,
+    pool_size: Annotated[int, typer.Option("--pool-size", min=1, help="Of each user in each database.")] = 40,
+    session_pool_mode: Annotated[bool, typer.Option("--session-pool-mode", "-s", help="Pool by session.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; stdout if not given.")
+    ] = None,
+    server_host: Annotated[str | None, typer.Option("--server-host", help="Its host as the pooler sees it.")] = None,
+    no_comments: Annotated[bool, typer.Option("--no-comments", help="Nothing but settings.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Every key with its default; asks nobody.")] = False,
+    from_pgbouncer: Annotated[
+        Path | None, typer.Option("--from-pgbouncer", help="Convert this pgbouncer.ini; asks nobody.")
+    ] = None,
+    russian_comments: Annotated[bool, typer.Option("--russian-comments", "--ru", hidden=True)] = False,
+    file_format: Annotated[
+        str | None, typer.Option("--format", "-f", help="toml or yaml; else by the ending of the output, else yaml.")
+    ] = None,
+) -> None:
+    """Write a configuration: from the roles and databases of a PostgreSQL, from a pgbouncer.ini, or with every key."""
+    from pgdoorman.cli import generate as generator
+
+    if russian_comments:
+        typer.echo("note: there are comments in English only", err=True)
+    try:
+        language = generator.language_of(file_format, output)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if reference:
+        raise typer.Exit(generator.reference(language, output))
+    if from_pgbouncer is not None:
+        raise typer.Exit(generator.from_pgbouncer(from_pgbouncer, language, output, comments=not no_comments))
+    options = generator.GenerateOptions(
+        host,
+        port,
+        user,
+        password,
+        database,
+        tls=ssl,
+        pool_size=pool_size,
+        session_mode=session_pool_mode,
+        server_host=server_host,
+        comments=not no_comments,
+    )
+    raise typer.Exit(generator.from_server(options, language, output))
+
+
+@app.command()
 def demo(
     port: Annotated[int, typer.Option("--port", "-p", help="First port to try for pgdoorman.")] = 6432,
 ) -> None:
