@@ -112,10 +112,17 @@ class _Writer:
                 self._explained.add((entries.section, name))
                 zero = f" 0: {key.zero}." if key.zero else ""
                 yield from self._remarks([key.meaning + zero], indent)
-            yield f"{indent}{name}{equals}{self._value(value)}"
+            if isinstance(value, str) and value.endswith("\n"):
+                yield from self._block(name, value.splitlines(), indent)
+            else:
+                yield f"{indent}{name}{equals}{self._value(value)}"
         yield from self._remarks(entries.notes, indent)
 
     def _value(self, value: Any) -> str:
+        raise NotImplementedError
+
+    def _block(self, name: str, lines: list[str], indent: str) -> Iterator[str]:
+        """A text of several lines, none of which has a quote or a backslash in it."""
         raise NotImplementedError
 
 
@@ -136,6 +143,9 @@ class _Toml(_Writer):
     def _value(self, value: Any) -> str:
         return file_value(value, "toml")
 
+    def _block(self, name: str, lines: list[str], indent: str) -> Iterator[str]:
+        yield from (f"{indent}{name} = '''", *lines, "'''")
+
 
 class _Yaml(_Writer):
     def lines(self, draft: Draft) -> Iterator[str]:
@@ -154,6 +164,9 @@ class _Yaml(_Writer):
 
     def _value(self, value: Any) -> str:
         return file_value(value, "yaml")
+
+    def _block(self, name: str, lines: list[str], indent: str) -> Iterator[str]:
+        yield from (f"{indent}{name}: |", *(f"{indent}  {line}" for line in lines))
 
 
 def _toml_key(name: str) -> str:

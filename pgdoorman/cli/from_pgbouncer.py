@@ -227,6 +227,8 @@ def convert(path: Path) -> tuple[Draft, list[str]]:
             draft.pools[name] = _pool(work, name, pairs)
     if ini.peers:
         work.notes.append("not carried over: [peers]; one process uses all cores")
+    if work.notes:
+        draft.head += ["", *(f"- {note}" for note in work.notes)]
     return draft, work.notes
 
 
@@ -293,7 +295,7 @@ def _rules(work: _Conversion) -> None:
         work.notes.append(f"auth_type = {kind}: see that the rules in pg_hba have the options that it needs")
     line = "hostssl all all all cert" if kind == "cert" else f"host all all all {method}"
     local = "" if kind == "cert" else f"local all all {method}\n"
-    work.put(work.draft.general, "pg_hba", {"content": f"{local}{line}\n"}, f"auth_type = {kind}")
+    work.put(work.draft.general, "pg_hba", f"{local}{line}\n", f"auth_type = {kind}")
 
 
 def _pool(work: _Conversion, name: str, pairs: Mapping[str, str]) -> PoolDraft:
@@ -368,5 +370,11 @@ def _lookup(work: _Conversion, pool: PoolDraft, pairs: Mapping[str, str], where:
         work.put(entries, "database", database, origin)
     size = pairs.get("pool_size") or work.setting("default_pool_size")
     work.put(entries, "pool_size", _number(size) or 1000, origin)
+    forced = pairs.get("user", "")
+    if forced:
+        work.put(entries, "server_user", forced, where + "user")
+        password = pairs.get("password") or work.secrets.get(forced, "")
+        if password:
+            work.put(entries, "server_password", password, where + "password")
     if "query" not in entries.values:
         pool.auth_query = None

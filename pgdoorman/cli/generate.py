@@ -149,13 +149,15 @@ def draft_of(found: Found, options: GenerateOptions) -> tuple[Draft, list[str]]:
     if options.tls:
         general.put("server_tls_mode", str(ServerTlsMode.REQUIRE))
     # Not trust, though PgDoorman writes that: what a client proves is what we log in to PostgreSQL with.
-    general.put("pg_hba", {"content": LOCAL_ONLY})
+    general.put("pg_hba", LOCAL_ONLY)
     general.note("Only clients of this machine are let in. For others add lines such as: host all all 10.0.0.0/8 md5")
     if not found.may_read:
         notes.append(
             f"{options.user} may not read pg_authid: users are looked up by auth_query; have a superuser run this in "
-            "each database:\n" + _LOOKUP_SQL.format(role=quoted_name(options.user))
+            f"{options.database or options.user}:\n" + _LOOKUP_SQL.format(role=quoted_name(options.user))
         )
+        draft.head += ["", f"In {options.database or options.user} a superuser has to run:"]
+        draft.head += _LOOKUP_SQL.format(role=quoted_name(options.user)).splitlines()
     without_secret = sorted(name for name, secret in found.secrets.items() if not secret)
     if without_secret:
         notes.append(f"left out, since they have no password: {', '.join(without_secret)}")
@@ -180,9 +182,8 @@ def _pool(database: str, roles: Iterable[str], found: Found, options: GenerateOp
         lookup.put("query", f"select usename, passwd from {LOOKUP}($1)")  # noqa: S608 - the name is ours
         lookup.put("user", options.user)
         lookup.put("password", options.password or "")
+        lookup.put("database", options.database or options.user)
         lookup.put("pool_size", options.pool_size)
-        for line in _LOOKUP_SQL.format(role=quoted_name(options.user)).splitlines():
-            lookup.note(line)
         return pool
     for role in sorted(roles):
         secret = found.secrets.get(role)

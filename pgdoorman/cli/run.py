@@ -13,8 +13,9 @@ from pathlib import Path
 from pgdoorman.cli.gil import is_free_threaded
 from pgdoorman.config.load import load
 from pgdoorman.config.settings import Settings
+from pgdoorman.doorman.access import read_access
 from pgdoorman.doorman.encryption import check_tls
-from pgdoorman.doorman.house import Doorman, gil_enabled, rules_of
+from pgdoorman.doorman.house import Doorman, gil_enabled
 from pgdoorman.errors import ConfigError, PgDoormanError
 from pgdoorman.logs import Logs, set_up
 from pgdoorman.runtime.process import Birth, PidFile, PidFileTaken, detach
@@ -42,7 +43,7 @@ def test_config(path: Path) -> int:
     """Read and judge a configuration. Returns the exit code."""
     try:
         settings = load(path)
-        rules_of(settings.general)
+        read_access(settings)
         check_tls(settings)
     except ConfigError as error:
         print(f"Config parse error: {error}", file=sys.stderr)
