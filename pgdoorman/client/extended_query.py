@@ -6,7 +6,7 @@ stream and under its own error rules. (Each statement has a name of ours on the 
     client sends                     server gets
     Parse, text not known there      Parse under our name
     Parse, text known there          Close of a name that never exists; its CloseComplete becomes ParseComplete
-    Parse of a name that is live     Parse under that statement's name: the server refuses, as it should
+    Parse of a name that is live     Parse under a name of ours that is live: the server refuses, as it should
     Parse, unnamed, text seen once   the same; such texts usually have their values written into them
     Bind, Describe                   our name, behind a Parse of ours if the backend lacks the statement
     Bind, Describe of no such name   the client's own name: the server says 26000
@@ -23,9 +23,10 @@ from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.client import stickiness
 from pgdoorman.config.settings import ReparseLiveName
 from pgdoorman.prepared.backend_names import MustWait
-from pgdoorman.prepared.client_names import ClientNames, Naming, Preparing
+from pgdoorman.prepared.client_names import MOST_RECENT, ClientNames, Deallocating, Naming, Preparing, Taken
 from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
-from pgdoorman.prepared.statement import Statement
+from pgdoorman.prepared.scan import SPEAKS_OF_NAMES
+from pgdoorman.prepared.statement import TAKEN, Statement
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import (
     A_BIND,
@@ -39,6 +40,7 @@ from pgdoorman.protocol.exchange import (
     A_SYNC,
     AN_EXECUTE,
     CLOSE,
+    EXECUTE,
     PARSE,
     QUERY,
     SEGMENT,
@@ -73,6 +75,7 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
         note_sync(session)
         pieces.append(_SYNC_MESSAGE)
     elif kind == codes.FLUSH:
+        exchange.mark_flush()
         pieces.append(data[position:end])
     elif not session.remaps:
         exchange.ask(_untouched(data, position))
@@ -89,7 +92,7 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
     elif kind == codes.BIND:
         _bind(session, backend, data, position, end, pieces)
     elif kind == codes.EXECUTE:
-        exchange.ask(AN_EXECUTE)
+        exchange.ask(AN_EXECUTE if session.deallocating is None else _deallocating(session, backend))
         pieces.append(data[position:end])
     elif kind == codes.DESCRIBE:
         _describe(session, backend, data, position, end, pieces)
@@ -100,14 +103,19 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
 
 def note_sync(session: "Session") -> None:
     """A segment ends here: what was tentative in it may no longer be counted on."""
+    session.deallocating = None
     if session.names is not None:
         session.names.segment += 1
 
 
-def ask_query(session: "Session", backend: Backend) -> None:
-    """A simple Query is sent: it drops the unnamed statement, and ends a segment."""
+def ask_query(session: "Session", backend: Backend, deallocating: tuple[bytes, Statement] | None = None) -> None:
+    """A simple Query is sent: it drops the unnamed statement, and ends a segment. It may be DEALLOCATE of a name."""
     names = names_of(session)
-    if b"" in names.names or not names.is_settled:
+    if deallocating is not None:
+        own, statement = deallocating
+        effect = Deallocating(names, own, statement, backend.names, also=Naming(names, b"", None, None))
+        backend.exchange.ask_query(Expected(QUERY, effect=effect))
+    elif b"" in names.names or not names.is_settled:
         backend.exchange.ask_query(Expected(QUERY, effect=Naming(names, b"", None, None)))
     else:
         backend.exchange.ask_query(A_QUERY)
@@ -181,6 +189,8 @@ def _plain_segment(
                 return 0
             executed = True
         elif kind == codes.SYNC:
+            if flags and flags & SPEAKS_OF_NAMES:
+                return 0
             found.append(data[kept:end])
             if parsed is None or names is None:
                 backend.exchange.entries.append(A_SEGMENT)
@@ -244,20 +254,10 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
     if name:
         live = names.find(name)
         if live is not None and session.pool.settings.reparse_live_name is ReparseLiveName.ERROR:
-            # The server has to refuse it, for the reason that comes first in its own order: so it must know the live one.
-            if backend.status != codes.FAILED:
-                _ensure(session, backend, live, pieces)
-            exchange.ask(A_PARSE)
-            pieces.append(parse_message(live.name, tail))
-            return
-    if tail[:3].lower() in _SPEAKS_OF_NAMES and names.names:
-        renamed = _rename_in_parse(session, backend, tail, pieces)
-        if renamed is not None:
-            statement = Statement(renamed)
-            backend.names.sent(statement, names.segment)
-            backend.attention = True
-            exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
-            pieces.append(prepare_message(statement))
+            # The server has to refuse it, for the reason that comes first in its own order. It need not have the live one.
+            _ensure(session, backend, TAKEN, pieces)
+            exchange.ask(Expected(PARSE, effect=Taken(names, name)))
+            pieces.append(parse_message(TAKEN.name, tail))
             return
     if name and (session.suspect & stickiness.PREPARED or "prepared statement" in session.pins):
         # SQL may have given this name to a statement of its own, on this very backend: let the server compare.
@@ -279,7 +279,12 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
         else:
             generation = book.generation
             statement = book.find(tail, session.wanted.planning)
-            names.remember(tail, statement, generation)
+            if not name and names.is_free(statement, name):
+                names.remember(tail, statement, generation)
+        if name:
+            names.recent.pop(tail, None)
+        if not names.is_free(statement, name):
+            statement = Statement(tail)
     stickiness.note_statement(session, statement)
     if backend.names.has(statement, names.segment):
         exchange.ask(Expected(CLOSE, reply=codes.PARSE_COMPLETE, effect=Naming(names, name, statement, None)))
@@ -417,8 +422,11 @@ def _server_name(session: "Session", backend: Backend, own: bytes, pieces: list[
         guarded = guard_name(own)
         return None if guarded is own else guarded
     stickiness.note_statement(session, statement)
-    if statement.flags and session.tracks:
-        stickiness.note_text(session, backend, statement.flags, b"")
+    if statement.flags:
+        if session.tracks:
+            stickiness.note_text(session, backend, statement.flags, b"")
+        if statement.flags & SPEAKS_OF_NAMES:
+            statement = _renamed(session, backend, statement, pieces)
     if backend.unnamed is statement and not own:
         return None
     _ensure(session, backend, statement, pieces)
@@ -458,7 +466,6 @@ def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: 
 # Statements that SQL names.
 
 
-_SPEAKS_OF_NAMES: Final = frozenset({b"dea", b"exe"})
 _STATEMENT_SQL: Final = re.compile(
     rb"\s*+(?:(deallocate)(?:\s++prepare)?|(execute)|(prepare))\s++(\"(?:[^\"]|\"\")++\"|[a-z_\x80-\xff][\w$\x80-\xff]*+)",
     re.IGNORECASE,
@@ -476,28 +483,40 @@ def _named_in_sql(names: ClientNames, found: re.Match[bytes]) -> tuple[bytes, St
     return own, names.find(own)
 
 
-def _rename_in_parse(session: "Session", backend: Backend, tail: bytes, pieces: list[bytes]) -> bytes | None:
-    """The text of a Parse with our name for the statement that it speaks of; None if it speaks of none of the client's."""
-    found = find_name_in_sql(tail, 0)
+def _renamed(session: "Session", backend: Backend, speaking: Statement, pieces: list[bytes]) -> Statement:
+    """A statement that is DEALLOCATE or EXECUTE of another, about to be used: the same with our name for the other, which has
+    been prepared. As it is if the client has no such statement. (Which one is meant is decided when it runs: that may be
+    another than when it was parsed, it may even be itself.)"""
+    names = names_of(session)
+    found = find_name_in_sql(speaking.tail, 0)
     if found is None:
-        return None
-    own, statement = _named_in_sql(names_of(session), found)
+        return speaking
+    own, statement = _named_in_sql(names, found)
     if statement is None:
-        return None
+        return speaking
     _ensure(session, backend, statement, pieces)
     if found.group(1):
         session.deallocating = (own, statement)
-    start, stop = found.span(4)
-    return tail[:start] + b'"' + statement.name + b'"' + tail[stop:]
+    renamed = names.renamed.get((speaking, statement))
+    if renamed is None:
+        if len(names.renamed) >= MOST_RECENT:
+            names.renamed.clear()
+        start, stop = found.span(4)
+        renamed = Statement(speaking.tail[:start] + b'"' + statement.name + b'"' + speaking.tail[stop:])
+        names.renamed[speaking, statement] = renamed
+    return renamed
 
 
-def rename_in_sql(session: "Session", backend: Backend, query: bytes, found: re.Match[bytes]) -> bytes:
+def rename_in_sql(
+    session: "Session", backend: Backend, query: bytes, found: re.Match[bytes]
+) -> tuple[bytes, tuple[bytes, Statement] | None]:
     """DEALLOCATE, EXECUTE or PREPARE of a name that the client has at protocol level: use ours instead. The statement is
-    prepared in front, within its own Sync, so that the Query's own answer is all that the client sees."""
+    prepared in front, within its own Sync, so that the Query's own answer is all that the client sees. The second result is
+    what a DEALLOCATE is about."""
     names = names_of(session)
     own, statement = _named_in_sql(names, found)
     if statement is None or backend.exchange.unsynced:
-        return query
+        return query, None
     if not backend.names.has(statement, names.segment) and backend.status != codes.FAILED:
         if backend.exchange.entries:
             raise MustWait  # what goes in front of it must not overtake what is still to be sent
@@ -506,9 +525,15 @@ def rename_in_sql(session: "Session", backend: Backend, query: bytes, found: re.
         backend.push(prepare_message(statement) + _SYNC_MESSAGE)
     start, stop = found.span(4)
     body = query[5:start] + b'"' + statement.name + b'"' + query[stop:]
-    if found.group(1):
-        session.deallocating = (own, statement)
-    return b"Q" + _pack(len(body) + 4) + body
+    return b"Q" + _pack(len(body) + 4) + body, (own, statement) if found.group(1) else None
+
+
+def _deallocating(session: "Session", backend: Backend) -> Expected:
+    """An Execute behind the Bind of a DEALLOCATE: most likely of that."""
+    assert session.deallocating is not None
+    own, statement = session.deallocating
+    session.deallocating = None
+    return Expected(EXECUTE, effect=Deallocating(names_of(session), own, statement, backend.names))
 
 
 def _untouched(data: bytes, position: int) -> Expected:

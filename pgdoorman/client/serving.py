@@ -51,6 +51,7 @@ _BEGIN: Final = re.compile(
     re.IGNORECASE,
 )
 _END: Final = re.compile(rb"(?:(commit|end)|(rollback|abort))(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
+_FLUSH: Final = message(codes.FLUSH)
 _IDLE: Final = ready_for_query(codes.IDLE)
 _IN_TRANSACTION: Final = ready_for_query(codes.IN_TRANSACTION)
 _FAILED: Final = ready_for_query(codes.FAILED)
@@ -291,9 +292,13 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
         length = length_at(data, position + 1)[0]
         end = position + 1 + length
         if not _is_valid(session, kind, length):
-            # What came before it is already expected to be answered, so it has to be asked.
+            # What came before it has to be asked, and answered first.
             _send(session, backend, pieces)
-            _reject(session, kind)
+            if _answers_come_first(backend, kind):
+                session.input = data[position:]
+                session.hold(STALLED)
+            else:
+                _reject(session, kind)
             return
         if end > total:
             position = _begin_partial(session, backend, data, position, end, pieces)
@@ -411,11 +416,12 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
         if names is not None:
             names.segment += 1
     else:
+        deallocating = None
         if names.names and len(query) < 8192:
             found = extended_query.find_name_in_sql(query, 5)
             if found is not None:
-                query = extended_query.rename_in_sql(session, backend, query, found)
-        extended_query.ask_query(session, backend)
+                query, deallocating = extended_query.rename_in_sql(session, backend, query, found)
+        extended_query.ask_query(session, backend, deallocating)
     backend.unnamed = UNKNOWN if exchange.skipping or exchange.unsynced else None
     return query
 
@@ -424,6 +430,25 @@ def _is_valid(session: "Session", kind: int, length: int) -> bool:
     """Whether a message may begin like this."""
     limit = LARGEST_SMALL_MESSAGE if _SMALL[kind] else min(LARGEST_MESSAGE, session.pool.settings.max_message_size)
     return bool(_CLIENT_TYPES[kind]) and 4 <= length <= limit
+
+
+def _answers_come_first(backend: Backend, kind: int) -> bool:
+    """Whether answers are still to come before a client that broke the protocol with a message of this kind is sent away.
+    (The message is looked at again behind each of them.)"""
+    exchange = backend.exchange
+    if exchange.copying:
+        # The server's own words for it, which end its connection as well.
+        backend.push(bytes((kind,)) + b"\0\0\0\0")
+        return True
+    if not exchange.entries:
+        return False
+    if not _CLIENT_TYPES[kind]:
+        if not exchange.is_flushed:
+            exchange.mark_flush()
+            backend.push(_FLUSH)  # a FATAL takes along what PostgreSQL has not sent yet
+        return True
+    # A length that cannot be: PostgreSQL closes without a word, and without what no Sync or Flush had made it send.
+    return exchange.is_flushed or exchange.awaits_ready
 
 
 def _reject(session: "Session", kind: int) -> None:

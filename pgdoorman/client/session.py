@@ -9,7 +9,7 @@ here are the socket, the reasons for not listening at the moment (`held`), the l
                                         refused       the client leaves: `farewell` takes the backend
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from time import monotonic
 from typing import Any, Final
@@ -53,6 +53,7 @@ class Session:
 
     __slots__ = (
         "address",
+        "ahead",
         "application_name",
         "backend",
         "begin",
@@ -70,13 +71,14 @@ class Session:
         "gather_size",
         "gathered",
         "heard_at",
+        "hearing",
         "held",
         "id",
+        "in_line",
         "input",
         "lease_number",
         "lease_reported",
         "ledger",
-        "libraries",
         "local_sets",
         "names",
         "noted",
@@ -163,6 +165,7 @@ class Session:
         self.backend: Backend | None = None
         self.begin: bytes | None = None
         self.waiting_since = 0.0
+        self.in_line = False
         self.lease_number = 0
         self.query_began = 0.0
         self.transaction_began = 0.0
@@ -177,11 +180,12 @@ class Session:
         self.set_tags = 0
         self.local_sets = 0
         self.custom_names: set[str] = set()
-        self.libraries: tuple[str, ...] = ()
+        self.ahead: tuple[str, ...] = ()  # statements that each backend has to run first
+        self.hearing: Any = None  # of a client that listens; see `listening`
         self.unknown_calls: set[bytes] = set()
         self.recent = b""
         self.lease_reported: Reported | None = None
-        self.deallocating: tuple[bytes, Statement] | None = None
+        self.deallocating: tuple[bytes, Statement] | None = None  # by a DEALLOCATE that is bound and not yet executed
         self.release_due = False
         # Numbers.
         self.singles = 0  # transactions of one query; the others are counted apart
@@ -330,7 +334,7 @@ class Session:
             or self.passing
             or self.skipping
             or self.begin is not None
-            or self.libraries
+            or self.ahead
             or self.names is not None
             or self.dismissed is not None
         )
@@ -630,7 +634,7 @@ class Session:
             backend.settings is not self.wanted
             or backend.reported is not self.told
             or self.begin is not None
-            or self.libraries
+            or self.ahead
             or backend.attention
         ):
             stickiness.prepare(self, backend, now, data)
@@ -641,6 +645,23 @@ class Session:
     def serve_leased(self, backend: Backend, data: bytes) -> None:
         """Go on with what the client says, now that its backend is ready for it."""
         serving.serve_leased(self, backend, data)
+
+    def run_ahead(self, backend: Backend) -> None:
+        """Have a backend load what this client has loaded. It is closed afterwards: nothing unloads a library."""
+        backend.close_wanted = True
+        stickiness.ask_hidden(backend, "; ".join(self.ahead))
+
+    def take_up(self, backend: Backend, channels: Collection[str], then: Callable[[], Any]) -> None:
+        """This is what the client listens to on its backend: let it hear that without one, if that can be. Then go on."""
+        if self.services.listen is None or self.pins != {stickiness.LISTEN_PIN}:
+            then()
+            return
+        self.services.listen(self)
+        self.take_up(backend, channels, then)
+
+    def wants(self, notification: bytes) -> bool:
+        """Whether a notification on its backend is for the client, and not a leftover of another."""
+        return not self.tracks or stickiness.LISTEN_PIN in self.pins or bool(self.suspect)
 
     def refuse(self, reason: PgDoormanError) -> None:
         """Answer the request at the head of the input with an error."""

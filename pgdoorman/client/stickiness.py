@@ -10,6 +10,7 @@ pins the client to its backend for as long as it exists.
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from pgdoorman.backend.reset import FORGET_SEQUENCES
 from pgdoorman.backend.settings import (
     SessionSettings,
     audit_sql,
+    channels_of_audit,
     custom_names_in,
     harmful_of_audit,
     move_sql,
@@ -30,6 +32,7 @@ from pgdoorman.backend.settings import (
 from pgdoorman.client.holds import CARE, GONE
 from pgdoorman.config.settings import PinPolicy
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
+from pgdoorman.prepared.client_names import Deallocating
 from pgdoorman.prepared.rewrite import close_message, query_message
 from pgdoorman.prepared.scan import (
     CALLS,
@@ -93,6 +96,8 @@ SCHEMA: Final = 2  # DDL ran: what others parsed meanwhile is stale once it is c
 HIDDEN_STATE: Final = 4  # a text in this lease changed or may have changed what texts mean
 TEMPORARY: Final = 8  # a text in this lease speaks of temporary objects
 PREPARED: Final = 32  # SQL PREPARE ran in this lease
+LISTEN_PIN: Final = "listen"  # the reason for a pin, as an audit names it
+
 MAY_SET: Final = 16  # a text in this lease may hold a SET that is not LOCAL
 POSTPONED: Final = 64  # the audit waits until a cancel request has been delivered, which would hit it
 
@@ -156,9 +161,14 @@ def note_calls(session: "Session", message: bytes) -> None:
 
 
 def _forget_sequences(backend: Backend) -> None:
-    backend.exchange.ask_query(Expected(QUERY, hidden=True))
     backend.unnamed = None
-    backend.push(query_message(FORGET_SEQUENCES.encode()))
+    ask_hidden(backend, FORGET_SEQUENCES)
+
+
+def ask_hidden(backend: Backend, sql: str) -> None:
+    """Put a simple query in front, of whose answer the client sees nothing, not even an error."""
+    backend.exchange.ask_query(Expected(QUERY, hidden=True))
+    backend.push(query_message(sql.encode()))
 
 
 def note_statement(session: "Session", statement: Statement) -> None:
@@ -191,7 +201,8 @@ def note_tag(session: "Session", backend: Backend, note: int, tag: bytes) -> Non
     if note & TAG_LOAD:
         # Nothing unloads a library: the backend is closed when it comes back, and the next one loads it again.
         backend.close_wanted = True
-        session.libraries += tuple(name for name in _libraries_in(session.recent) if name not in session.libraries)
+        loads = [f"LOAD {name}" for name in _libraries_in(session.recent)]
+        session.ahead += tuple(statement for statement in loads if statement not in session.ahead)
     if note & TAG_NAMES:
         _names_gone(session, backend, tag)
 
@@ -213,11 +224,8 @@ def _names_gone(session: "Session", backend: Backend, tag: bytes) -> None:
             session.names.clear()
         if tag == b"DISCARD ALL":
             session.pins = frozenset()
-    elif session.deallocating is not None and session.names is not None:
-        name, statement = session.deallocating
-        session.names.names.pop(name, None)
-        backend.names.forget(statement)
-    session.deallocating = None
+    elif backend.exchange.entries and isinstance(effect := backend.exchange.entries[0].effect, Deallocating):
+        effect.ran = True
 
 
 def _schema_changed(session: "Session") -> None:
@@ -271,7 +279,7 @@ def audit(session: "Session", backend: Backend) -> None:
 
 def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None, generation: int) -> None:
     if session.held & GONE:
-        _parted(session, backend, error)
+        parted(session, backend, error)
         return
     if isinstance(error, BackendUnavailable):
         session.backend_failed(backend, error)
@@ -284,6 +292,15 @@ def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanE
     session.suspect = session.noted = 0
     session.set_tags = session.local_sets = 0
     session.lease_reported = backend.reported
+    channels = channels_of_audit(rows)
+    if error is None and (channels or session.hearing is not None):
+        session.take_up(backend, channels, partial(_decide, session, backend))
+    else:
+        _decide(session, backend)
+
+
+def _decide(session: "Session", backend: Backend) -> None:
+    """It is known now what the client has on its backend: does it keep it?"""
     if session.pins and _policy_forbids(session, backend):
         return
     if not session.pins:
@@ -315,7 +332,7 @@ class PinRefused(PgDoormanError):
     sqlstate = "0A000"
 
 
-def _parted(session: "Session", backend: Backend, error: PgDoormanError | None) -> None:
+def parted(session: "Session", backend: Backend, error: PgDoormanError | None) -> None:
     """The client left while we were talking to its backend."""
     if isinstance(error, BackendUnavailable):
         session.backend = None
@@ -356,7 +373,7 @@ def restore_defaults(session: "Session", backend: Backend) -> None:
 
     def done(backend: Backend, _rows: Rows, error: PgDoormanError | None) -> None:
         if session.held & GONE:
-            _parted(session, backend, error)
+            parted(session, backend, error)
         elif isinstance(error, BackendUnavailable):
             session.backend_failed(backend, error)
         else:
@@ -438,10 +455,8 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
         backend.exchange.ask(A_HIDDEN_CLOSE)
         backend.push(close_message(statement.name))
     backend.exchange.unsynced = False  # Closes of ours need no Sync: the client's own message flushes them
-    if session.libraries:
-        backend.close_wanted = True
-        backend.exchange.ask_query(Expected(QUERY, hidden=True))
-        backend.push(query_message("; ".join(f"LOAD {name}" for name in session.libraries).encode()))
+    if session.ahead:
+        session.run_ahead(backend)
     if session.begin is not None:
         backend.exchange.ask_query(Expected(QUERY, hidden=True))
         backend.push(query_message(session.begin))
@@ -451,7 +466,7 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
 
 def _probed(session: "Session", backend: Backend, error: PgDoormanError | None) -> None:
     if session.held & GONE:
-        _parted(session, backend, error)
+        parted(session, backend, error)
         return
     data, session.input = session.input, b""
     session.held &= ~CARE
@@ -467,7 +482,7 @@ def _probed(session: "Session", backend: Backend, error: PgDoormanError | None) 
 
 def _moved(session: "Session", backend: Backend, wanted: SessionSettings, error: PgDoormanError | None) -> None:
     if session.held & GONE:
-        _parted(session, backend, error)
+        parted(session, backend, error)
         return
     if isinstance(error, BackendUnavailable):
         session.backend_failed(backend, error)

@@ -6,7 +6,7 @@ everything behind the failure is skipped, the uses as well as the making. Across
 """
 
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
-from pgdoorman.prepared.statement import Statement
+from pgdoorman.prepared.statement import TAKEN, Statement
 
 MOST_RECENT = 32
 
@@ -44,6 +44,58 @@ class Naming:
         self.names.settle(self, made=False)
 
 
+class Deallocating(Naming):
+    """A pending Query or Execute that may be the DEALLOCATE of a name; an effect of the exchange. `ran` is set when its
+    command tag has said so. `also` is what else the Query does to names."""
+
+    __slots__ = ("also", "known", "ran", "target")
+
+    def __init__(
+        self, names: "ClientNames", name: bytes, target: Statement, known: BackendNames, also: Naming | None = None
+    ) -> None:
+        self.target = target
+        self.known = known
+        self.also = also
+        self.ran = False
+        super().__init__(names, name, None, None)
+
+    def happened(self) -> None:
+        if self.ran:
+            self.known.forget(self.target)
+        self.names.settle(self, made=self.ran)
+        if self.also is not None:
+            self.also.happened()
+
+    def failed(self) -> None:
+        self.names.settle(self, made=False)
+        if self.also is not None:
+            self.also.failed()
+
+    def skipped(self) -> None:
+        self.names.settle(self, made=False)
+        if self.also is not None:
+            self.also.skipped()
+
+
+class Taken:
+    """A Parse that is to be refused, since its name is live; an effect of the exchange. The refusal speaks of `TAKEN`."""
+
+    __slots__ = ("name", "names")
+
+    def __init__(self, names: "ClientNames", name: bytes) -> None:
+        self.names = names
+        self.name = name
+
+    def happened(self) -> None:
+        """It never does."""
+
+    def failed(self) -> None:
+        self.names.taken = self.name
+
+    def skipped(self) -> None:
+        """Nothing was made."""
+
+
 class Preparing:
     """A Parse of ours in front of a client's message; an effect of the exchange."""
 
@@ -65,15 +117,24 @@ class Preparing:
 
 
 class ClientNames:
-    """The names of one client; b"" is the unnamed statement. `segment` counts the Syncs and Queries sent."""
+    """The names of one client; b"" is the unnamed statement. `segment` counts the Syncs and Queries sent.
 
-    __slots__ = ("_pending", "names", "recent", "recent_generation", "segment")
+    No two of a client's names stand for the same statement: an error text of the server shows the statement's name, which has
+    to be turned into the one that the client has used.
+    """
+
+    __slots__ = ("_former", "_named", "_pending", "names", "recent", "recent_generation", "renamed", "segment", "taken")
 
     def __init__(self) -> None:
         self.names: dict[bytes, Statement] = {}
         self._pending: dict[bytes, list[Naming]] = {}
+        self._named: dict[Statement, bytes] = {}  # also what is pending; not the unnamed one
+        self._former: dict[bytes, bytes] = {}  # names of late, by the server's: an error may still speak of them
+        self.taken = b""  # the name that a Parse was refused for last
         self.segment = 0
-        # Shared statements that this client parsed lately, by text: the book and its lock are asked once per text.
+        # DEALLOCATE or EXECUTE, with the statement that it speaks of: the same under the server's name for that.
+        self.renamed: dict[tuple[Statement, Statement], Statement] = {}
+        # Shared statements that this client parsed lately without a name, by text: the book and its lock are asked once.
         self.recent: dict[bytes, Statement] = {}
         self.recent_generation = -1
 
@@ -86,6 +147,15 @@ class ClientNames:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def is_free(self, statement: Statement, name: bytes) -> bool:
+        """Whether the client knows the statement by no other name than this."""
+        if self._named.get(statement, name) != name:
+            return False
+        if not name:
+            return True
+        pending = self._pending.get(b"", ())
+        return self.names.get(b"") is not statement and all(naming.statement is not statement for naming in pending)
 
     def find(self, name: bytes) -> Statement | None:
         """The statement that the name stands for where the next message stands; None if there is none.
@@ -103,6 +173,8 @@ class ClientNames:
     def pend(self, naming: Naming) -> None:
         """Note a change whose answer is outstanding."""
         self._pending.setdefault(naming.name, []).append(naming)
+        if naming.name and naming.statement is not None:
+            self._named[naming.statement] = naming.name
 
     def settle(self, naming: Naming, *, made: bool, drop: bool = False) -> None:
         """The answer came."""
@@ -111,10 +183,16 @@ class ClientNames:
             pending.remove(naming)
             if not pending:
                 del self._pending[naming.name]
+        before = self.names.get(naming.name)
         if made and naming.statement is not None:
             self.names[naming.name] = naming.statement
         elif made or drop:
             self.names.pop(naming.name, None)
+        now = self.names.get(naming.name)
+        for statement in (before, naming.statement):
+            if statement is not None and statement is not now and naming.name:
+                self._named.pop(statement, None)
+                self._remember_former(statement, naming.name)
 
     @property
     def is_settled(self) -> bool:
@@ -128,13 +206,22 @@ class ClientNames:
     def clear(self) -> None:
         """DEALLOCATE ALL or DISCARD ALL ran."""
         self.names.clear()
+        self._named.clear()
+        self.renamed.clear()
+
+    def _remember_former(self, statement: Statement, name: bytes) -> None:
+        if len(self._former) >= MOST_RECENT:
+            self._former.clear()
+        self._former[statement.name] = name
 
     def name_of(self, server_name: bytes) -> bytes | None:
         """The client's own name for a statement, for error texts."""
+        if server_name == TAKEN.name:
+            return self.taken
         for name, statement in self.names.items():
             if statement.name == server_name:
                 return name
         for name, pending in self._pending.items():
             if any(naming.statement is not None and naming.statement.name == server_name for naming in pending):
                 return name
-        return None
+        return self._former.get(server_name)

@@ -14,6 +14,7 @@ SET_LOCAL: Final = 8  # is one SET LOCAL: its tag says SET, but nothing outlives
 CALLS: Final = 16  # DO or CALL: anything
 USES_SEQUENCES: Final = 32  # calls nextval or setval
 SETS: Final = 64  # may hold a SET or RESET that is not LOCAL
+SPEAKS_OF_NAMES: Final = 128  # a statement of the protocol that is DEALLOCATE or EXECUTE of another
 
 # Longer texts are simply suspected: looking at the backend afterwards costs less than looking through them.
 LONGEST_SCANNED: Final = 65536

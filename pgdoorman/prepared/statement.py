@@ -8,16 +8,19 @@ it by. The name carries a token that is drawn at start, so that no client can gu
 Keys are the texts themselves, not hashes: two statements are the same only if they are equal.
 """
 
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Hashable
 from itertools import count
 from threading import Lock
 
-from pgdoorman.prepared.scan import names_called, scan
+from pgdoorman.prepared.scan import SPEAKS_OF_NAMES, names_called, scan
 
 # Every name of ours begins with this; see `rewrite.restore_names`.
 PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
+
+_SPEAKING = re.compile(rb"\s*+(?:deallocate|execute)\b", re.IGNORECASE)
 
 _numbers = count(1)
 
@@ -32,10 +35,10 @@ class Statement:
 
     __slots__ = ("__weakref__", "calls", "flags", "name", "tail", "uses")
 
-    def __init__(self, tail: bytes) -> None:
-        self.name = new_name()
+    def __init__(self, tail: bytes, name: bytes = b"") -> None:
+        self.name = name or new_name()
         self.tail = tail
-        self.flags = scan(self.text)
+        self.flags = scan(self.text) | (SPEAKS_OF_NAMES if _SPEAKING.match(tail) else 0)
         self.calls = frozenset(names_called(self.text))
         self.uses = 0
 
@@ -46,6 +49,11 @@ class Statement:
     def text(self) -> bytes:
         """The query text, in the encoding of the client that sent it."""
         return self.tail[: self.tail.index(0)]
+
+
+TAKEN = Statement(b"\0\0\0", PREFIX + b"taken")
+"""An empty statement. A Parse under its name is refused as one under a client's live name is, in any state of the backend,
+also where it could not be given the live one."""
 
 
 class StatementBook:

@@ -53,6 +53,7 @@ _COMPLETES: Final[tuple[bytes, ...]] = (b"Z", b"Z", b"Z", b"1", b"2", b"Tn", b"T
 
 
 _LOST_COUNT: Final = 1 << 30
+FLUSHED: Final = 2
 
 
 class Effect(Protocol):
@@ -107,7 +108,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self.entries: deque[Expected] = deque()
-        self.careful = False
+        self.careful: int = False  # `FLUSHED` as long as nothing was asked behind a Flush
         self.skipping = False  # an error was answered and no Sync asked for since; then `unsynced` is true as well
         self.copying = False  # the server reads COPY data
         self.unsynced = False  # extended-query messages were sent and no Sync behind them that is sure to be answered
@@ -142,6 +143,11 @@ class Exchange:
         return any(entry.kind <= SYNC and not entry.hidden for entry in self.entries)
 
     @property
+    def is_flushed(self) -> bool:
+        """All that is outstanding will be answered without anything more being sent."""
+        return self.careful == FLUSHED or not self.unsynced
+
+    @property
     def awaits_hidden_query(self) -> bool:
         """A Query that is not the client's own is still to be answered."""
         return any(entry.hidden and entry.kind == QUERY for entry in self.entries)
@@ -172,6 +178,11 @@ class Exchange:
         self.entries.append(entry)
         if entry.hidden or entry.effect is not None:
             self.careful = True
+
+    def mark_flush(self) -> None:
+        """Flush was sent: what was asked is answered even without a Sync."""
+        if self.entries:
+            self.careful = FLUSHED
 
     def mark_copy_data(self) -> None:
         """CopyData was sent. Of consequence only if CopyInResponse has not come yet."""

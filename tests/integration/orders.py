@@ -1365,7 +1365,6 @@ PINS = (
         t(2, (Q("select pg_notify('one', 'again')"),)),
         t(0, (Q("unlisten one"),)),
         t(1, (Q("notify one, 'too late'"),)),
-        pins=True,
     ),
     several(
         "listen in a block",
@@ -1385,7 +1384,6 @@ PINS = (
             ),
         ),
         t(0, (Q("unlisten *"),)),
-        pins=True,
     ),
     several(
         "notify to oneself",
@@ -1400,7 +1398,6 @@ PINS = (
                 Q("notify one, 'no more'"),
             ),
         ),
-        pins=True,
     ),
     several(
         "everyone listens",
@@ -1409,7 +1406,6 @@ PINS = (
         t(2, (Q("listen two"),)),
         t(2, (Q("notify one, 'a'"), Q("notify two, 'b'"))),
         t(0, (Q("notify two, 'c'"),)),
-        pins=True,
     ),
     several(
         "sequences",
@@ -1423,6 +1419,14 @@ ENDINGS = (
     one("an unknown type behind a good batch", (*shot("", FEW), S(), raw(b"!\0\0\0\4"))),
     one("an unknown type behind a good query", (Q("select 1"), raw(b"!\0\0\0\4"))),
     one("a length that cannot be behind a good query", (Q("select 1"), raw(b"Q\0\0\0\3"))),
+    one("an unknown type behind a batch without Sync", (*shot("", FEW), raw(b"!\0\0\0\4"))),
+    one("an unknown type behind a failed batch", (P("", "selec"), *run(""), raw(b"!\0\0\0\4"))),
+    one("an unknown type in a block", (Q("begin"), Q("select 1 / 0"), *shot("a", FEW), S(), raw(b"!\0\0\0\4"))),
+    one("an unknown type in a copy", (Q("copy c0.t from stdin"),), (raw(b"!\0\0\0\4"),)),
+    one("a length that cannot be behind a good batch", (*shot("a", FEW), S(), *run("a"), S(), raw(b"B\0\0\0\3"))),
+    one("a length that cannot be behind a flush", (*shot("a", FEW), S(), *run("a"), H(), raw(b"B\0\0\0\3"))),
+    one("a length that cannot be in a copy", (Q("copy c0.t from stdin"),), (raw(b"d\0\0\0\3"),)),
+    one("a message that is too long to be small, behind a query", (Q("select 1"), raw(b"S\0\0\x40\0"))),
     one("a query while a copy waits for data", (Q("copy c0.t from stdin"),), (Q("select 1"),)),
     one("an extended message while a copy waits for data", (*copy_in(H()),), (P("", "select 1"), S())),
 )
@@ -1447,6 +1451,36 @@ FOUND = (
     one("two names of one text, a wrong bind of the second", (P("a", ADD), P("b", ADD), B("", "b"), S())),
     one("two names of one text, the second parsed again", (P("a", ADD), S()), (P("b", ADD), P("b", FEW), S())),
     one("a named and the unnamed statement of one text, a wrong bind", (P("a", ADD), P("", ADD), B(), S())),
+    one(
+        "a live name parsed again where its text has gone",
+        (Q("create table c0.x (i int)"), P("a", "select * from c0.x"), S()),
+        (Q("drop table c0.x"), P("a", FEW), S()),
+        (P("b", "select 1"), S()),
+    ),
+    one(
+        "a live name parsed again in a failed block, with texts that such a block takes",
+        (P("a", ADD), S(), Q("begin"), Q("select 1 / 0")),
+        *((P("a", text), S()) for text in ("", " -- nothing", ";", "commit", "rollback", "selec", ADD)),
+        (Q("rollback"), *run("a", "1", "2"), S()),
+    ),
+    one(
+        "names of one text, closed and parsed again",
+        (P("a", ADD), P("b", ADD), P("", ADD), S()),
+        (B("", "a"), S(), B("", "b"), S(), B(), S()),
+        (close_statement("a"), P("c", ADD), P("a", ADD), S(), B("", "c"), S(), B("", "a"), S()),
+        (P("", ADD), S(), B(), S(), P("", ADD), S(), B(), S()),
+    ),
+    one(
+        "a statement parsed before the one that it deallocates",
+        (P("d", "deallocate a"), S(), P("a", ADD), S(), *run("a", "1", "2"), *run("d"), *run("a", "1", "2"), S()),
+        (*run("d"), S(), P("a", FEW), *run("a"), S(), *run("d"), S(), *run("a"), S()),
+    ),
+    one(
+        "a statement parsed before the one that it executes",
+        (P("e", "execute a (1, 2)"), S(), P("a", ADD), S(), B("", "e"), E(), S()),
+        (close_statement("a"), P("a", "select $1::int - $2::int"), B("", "e"), E(), S()),
+        (Q("deallocate a"), B("", "e"), E(), S()),
+    ),
     one("a statement that deallocates itself", (P("a", "deallocate a"), *run("a"), S()), (*run("a"), S())),
     one(
         "an unknown portal, then a sequence",

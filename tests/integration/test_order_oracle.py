@@ -125,21 +125,11 @@ def _fair(setting: str, order: Order) -> bool:
     return SETTINGS[setting].backends > order.clients or not order.pins
 
 
-_AT_THE_END = "what was answered before a protocol violation is not delivered before the connection is closed"
-_NAMES = "an error text shows the first of the client's names for a text, not the one that was used"
 _LOGIN = "inside a transaction a RESET shows the backend's own value, not the one that came with the login"
 
 # Orders in which the pooler still differs from PostgreSQL. One that passes can leave the list.
 OPEN = {
-    "an unknown type behind a good batch": _AT_THE_END,
-    "an unknown type behind a good query": _AT_THE_END,
-    "a length that cannot be behind a good query": _AT_THE_END,
-    "two names of one text, a wrong bind of the second": _NAMES,
-    "two names of one text, the second parsed again": _NAMES,
-    "a named and the unnamed statement of one text, a wrong bind": _NAMES,
-    "a statement that deallocates itself": "its text is read before it has its name",
     "an extended message while a copy waits for data": "now and then, with messages cut into bytes",
-    "one date style upon another": "the half of DateStyle that the login leaves open comes from the client before",
     "RESET goes back to the login's value": _LOGIN,
     "RESET of a value that came with the login": _LOGIN,
     "RESET ALL goes back to the login's values": _LOGIN,
@@ -170,10 +160,6 @@ _TO_DEFAULT = pytest.mark.xfail(
     " transaction: query('set timezone to default')",
     strict=False,
 )
-_OWN_NAME = pytest.mark.xfail(
-    reason="a statement whose text deallocates itself is parsed before it has its name: parse('s1', 'deallocate s1')",
-    strict=False,
-)
 
 
 @pytest.mark.timeout(120 + BATCHES * 2)
@@ -182,7 +168,7 @@ _OWN_NAME = pytest.mark.xfail(
     [
         ("one-tiny", "protocol", 0.3),
         pytest.param("one-tiny", "movable", 0.3, marks=_TO_DEFAULT),
-        pytest.param("four-tiny", "pinning", 0.2, marks=_OWN_NAME),
+        ("four-tiny", "pinning", 0.2),
         ("session", "pinning", 0.1),
         ("split", "protocol", 0.1),
     ],

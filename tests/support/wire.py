@@ -788,6 +788,10 @@ class Normaliser:
         if reply.kind == "E" and reply.fields().get("C") == "25P02":
             # A statement that must be prepared anew first is refused by another of the server's functions.
             return re.sub(r" L='\d+' R='\w+'", "", text)
+        if reply.kind == "E" and reply.fields().get("M", "").startswith("invalid frontend message type"):
+            return re.sub(
+                r" F='[\w.]+' L='\d+' R='\w+'", "", text
+            )  # said by the pooler, not by a line of the server's source
         if reply.kind == "A":
             return re.sub(r"from \d+", "from *", text)
         if reply.kind in "Tt":
