@@ -5,7 +5,7 @@ number of messages and of bytes, a SCRAM server has to prove itself before its A
 a ProtocolViolation, a BackendRefused or a CredentialsMissing comes out. Time is the runner's matter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
@@ -51,12 +51,20 @@ class CredentialsMissing(PgDoormanError):
 class BackendCredentials:
     """What we have to prove that we are `user`; any of them may be missing, and the server chooses.
 
-    `password` answers everything; `md5_digest` (32 hexadecimal digits) only an MD5 request; `scram_keys` only SCRAM."""
+    `password` answers everything; `md5_digest` (32 hexadecimal digits) only an MD5 request; `scram_keys` only SCRAM;
+    `make_token` makes what answers a request for a password in clear, anew for each log-in (it may be heavy, and may
+    raise ConfigError)."""
 
     user: str
     password: bytes | None = field(default=None, repr=False)
     md5_digest: str | None = field(default=None, repr=False)
     scram_keys: ScramKeys | None = field(default=None, repr=False)
+    make_token: Callable[[], bytes] | None = field(default=None, repr=False)
+
+    @property
+    def can_log_in(self) -> bool:
+        """Whether there is anything to prove with."""
+        return any(one is not None for one in (self.password, self.md5_digest, self.scram_keys, self.make_token))
 
     @classmethod
     def from_secret(cls, user: str, secret: StoredSecret | None, keys: ScramKeys | None = None) -> "BackendCredentials":
@@ -147,7 +155,7 @@ class _BackendLogin:
             case wire.Ok():
                 return self._check_bound("trust")
             case wire.Cleartext():
-                yield Send(wire.password_message(self._cleartext_password()))
+                yield Send(wire.password_message((yield from self._cleartext_password())))
                 method = "password"
             case wire.Md5(salt):
                 yield Send(wire.password_message(self._md5_answer(salt)))
@@ -187,10 +195,12 @@ class _BackendLogin:
             raise ProtocolViolation("channel binding is required, but the server does not ask for it")
         return method
 
-    def _cleartext_password(self) -> bytes:
+    def _cleartext_password(self) -> Dialogue[bytes]:
         self._check_bound("password")
         if not self._policy.allow_cleartext:
             raise CredentialsMissing("the server asks for the password in clear, which the settings do not allow")
+        if self._credentials.make_token is not None:
+            return (yield from offload(self._credentials.make_token))
         if self._credentials.password is None:
             raise self._missing("a password in clear", "set server_password")
         return self._credentials.password

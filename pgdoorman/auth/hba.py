@@ -208,10 +208,10 @@ def _parse_cidr(text: str) -> Network | None:
 # Reading.
 
 
-def parse_hba(text: str, file: str = "pg_hba.conf", read: ReadFile = read_file) -> HbaRules:
-    """Read rules. `file` names the text in errors, and relative paths in it begin at its directory. Raises ConfigErrors
-    with every line that cannot be used."""
-    source = read_rules(text, file, read)
+def parse_hba(text: str, file: str = "pg_hba.conf", read: ReadFile = read_file, first_line: int = 1) -> HbaRules:
+    """Read rules. `file` names the text in errors, and relative paths in it begin at its directory; the text begins at
+    `first_line` of it. Raises ConfigErrors with every line that cannot be used."""
+    source = read_rules(text, file, read, first_line)
     errors: list[ConfigError] = list(source.errors)
     rules: list[HbaRule] = []
     for line in source.lines:

@@ -68,9 +68,10 @@ class IdentMaps:
 NO_MAPS: Final = IdentMaps()
 
 
-def parse_ident(text: str, file: str = "pg_ident.conf", read: ReadFile = read_file) -> IdentMaps:
-    """Read user-name maps. Raises ConfigErrors with every line that cannot be used."""
-    source = read_rules(text, file, read)
+def parse_ident(text: str, file: str = "pg_ident.conf", read: ReadFile = read_file, first_line: int = 1) -> IdentMaps:
+    """Read user-name maps; the text begins at `first_line` of `file`. Raises ConfigErrors with every line that cannot
+    be used."""
+    source = read_rules(text, file, read, first_line)
     errors: list[ConfigError] = list(source.errors)
     rules: list[IdentRule] = []
     for line in source.lines:

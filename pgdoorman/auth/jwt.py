@@ -226,18 +226,24 @@ def talos_role(claims: Mapping[str, Any], databases: Iterable[str]) -> tuple[str
 # Minting.
 
 
+def load_private_key(path: str) -> rsa.RSAPrivateKey:
+    """The key with which tokens are signed. Raises ConfigError."""
+    key: object = None
+    try:
+        key = load_pem_private_key(_read_bounded(Path(path)), password=None)
+    except OSError as error:
+        raise ConfigError(f"could not read the token key: {error.strerror or error}", file=path) from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        pass
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise ConfigError("not an RSA private key in PEM form without a passphrase", file=path)
+    return key
+
+
 def mint_token(key_path: str, user: str, claim: str = DEFAULT_CLAIM, now: float | None = None) -> bytes:
     """A token that says that we are `user`, good for two minutes, signed RS256 with the private key in this PEM file:
     the password of a backend whose setting is jwt-priv-key-fpath. Raises ConfigError."""
     issued = int(time.time() if now is None else now)
-    key: object = None
-    try:
-        key = load_pem_private_key(_read_bounded(Path(key_path)), password=None)
-    except OSError as error:
-        raise ConfigError(f"could not read the token key: {error.strerror or error}", file=key_path) from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        pass
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise ConfigError("not an RSA private key in PEM form without a passphrase", file=key_path)
+    key = load_private_key(key_path)
     claims = {claim: user, "iat": issued, "nbf": issued, "exp": issued + MINTED_LIFETIME}
     return jwt.encode(claims, key, algorithm="RS256").encode()

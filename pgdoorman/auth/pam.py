@@ -62,6 +62,11 @@ class PamQuestion:
     directory: str = ""
 
 
+def is_installed() -> bool:
+    """Whether there is a libpam to ask."""
+    return _libpam() is not None
+
+
 def pam_refusal(question: PamQuestion) -> str:
     """Why not, in PAM's words and for the log; "" if PAM admits the user. Never raises."""
     library = _libpam()

@@ -72,11 +72,12 @@ def read_file(path: str) -> str:
         raise OSError("the file is not UTF-8") from None
 
 
-def read_rules(text: str, file: str, read: ReadFile = read_file) -> RuleText:
+def read_rules(text: str, file: str, read: ReadFile = read_file, first_line: int = 1) -> RuleText:
     """Cut a text into lines of tokens, following what it includes. `file` names it in errors, and its directory is
-    where relative paths begin. Never raises: an error takes the place of its line, and reading goes on."""
+    where relative paths begin; the text stands there from `first_line` on. Never raises: an error takes the place of
+    its line, and reading goes on."""
     reader = _Reader(read)
-    reader.read(text, file, depth=0)
+    reader.read(text, file, depth=0, first_line=first_line)
     return RuleText(tuple(reader.lines), tuple(reader.errors))
 
 
@@ -86,8 +87,8 @@ class _Reader:
         self.lines: list[RuleLine] = []
         self.errors: list[ConfigError] = []
 
-    def read(self, text: str, file: str, depth: int) -> None:
-        for number, line in _logical_lines(text):
+    def read(self, text: str, file: str, depth: int, first_line: int = 1) -> None:
+        for number, line in _logical_lines(text, first_line):
             try:
                 fields = self._fields(line, file, number, depth)
                 rule = RuleLine(file, number, line.strip(), fields)
@@ -162,10 +163,10 @@ def _files_in(line: RuleLine, name: str) -> list[str]:
     return [os.path.join(name, entry) for entry in names if entry.endswith(".conf") and not entry.startswith(".")]
 
 
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+def _logical_lines(text: str, first_line: int = 1) -> Iterator[tuple[int, str]]:
     """Lines with the number of their first physical line; a backslash at the end joins the next one."""
-    start, pending = 1, ""
-    for number, line in enumerate(text.split("\n"), 1):
+    start, pending = first_line, ""
+    for number, line in enumerate(text.split("\n"), first_line):
         pending += line.removesuffix("\r")
         if pending.endswith("\\"):
             pending = pending[:-1]

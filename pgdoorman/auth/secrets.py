@@ -97,7 +97,7 @@ class ScramKeys:
 
 _MD5: Final = re.compile(r"md5([0-9a-f]{32})\Z")
 _SCRAM: Final = re.compile(r"SCRAM-SHA-256\$([1-9][0-9]{0,8}):([^$:]+)\$([^$:]+):([^$:]+)\Z")
-_KEY_PREFIX: Final = "jwt-pkey-fpath:"
+_KEY_PREFIX: Final = "jwt-pkey-fpath:"  # as in `tokens`
 
 
 def parse_secret(text: str) -> StoredSecret:

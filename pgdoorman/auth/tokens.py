@@ -13,6 +13,11 @@ from typing import Any, ClassVar, Final
 from pgdoorman.auth.oauth import issuer_name
 from pgdoorman.errors import ConfigError, PgDoormanError
 
+PUBLIC_KEY_PREFIX: Final = "jwt-pkey-fpath:"
+"""A stored secret that begins so names the file of the key by which a client's token is judged."""
+PRIVATE_KEY_PREFIX: Final = "jwt-priv-key-fpath:"
+"""A server's password that begins so names the file of the key with which our tokens are signed."""
+
 DEFAULT_CLAIM: Final = "preferred_username"
 LEEWAY: Final = 0.0
 """Seconds by which clocks may differ."""

@@ -78,6 +78,7 @@ class Reception(Protocol):
     login_timeout: float
     rules: HbaRules
     knobs: LoginKnobs
+    patient_helpers: Helpers  # for work that waits for others
     tls: "TlsDoor | None"
     handshakes: HandshakeRate
 
@@ -269,7 +270,7 @@ class Login:
             rules=self._reception.rules,
             knobs=self._reception.knobs,
             tls=self._tls_facts(),
-            os_user=_user_name(self.peer.user_id),
+            find_os_user=partial(_user_name, self.peer.user_id),
         )
         runner = self._runner = Runner(authenticate(attempt))
         if self._buffer:
@@ -300,7 +301,8 @@ class Login:
                 runner.answer(found)
                 continue
             self._asking = True
-            if not self._helpers.submit(partial(self._do, wanted)):
+            helpers = self._reception.patient_helpers if wanted.waits else self._helpers
+            if not helpers.submit(partial(self._do, wanted)):
                 self._close()
             return
 

@@ -42,6 +42,7 @@ class Welcome:
         "_services",
         "_settled",
         "_wanted",
+        "in_line",
         "waiting_since",
         "worker",
         "worker_index",
@@ -60,6 +61,7 @@ class Welcome:
         self.worker = worker
         self.worker_index = worker.index
         self.waiting_since = 0.0
+        self.in_line = False
 
     def __repr__(self) -> str:
         return f"<Welcome of {self._arrived.peer} to {self._pool!r}>"
@@ -70,6 +72,8 @@ class Welcome:
         pool = self._pool
         if identity.scram_keys is not None:
             pool.learn_keys(identity.scram_keys)
+        elif identity.password is not None:
+            pool.learn_password(identity.password)
         told = pool.told_for(self._wanted)
         if told is not None:
             self._greet(told)

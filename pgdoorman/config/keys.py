@@ -93,8 +93,8 @@ FEATURES: frozenset[Feature] = frozenset(
         # Feature.WEB_PAGES,
         # Feature.SSO,
         # Feature.TALOS,
-        # Feature.JWT,
-        # Feature.PAM,
+        Feature.JWT,
+        Feature.PAM,
         # Feature.PATRONI,
     }
 )
@@ -415,6 +415,14 @@ _ACCESS = (
     Key("pg_hba", G, Rules(), None, NEW_CLIENTS,
         "Rules in the format of pg_hba.conf: a text, `{path = \"file\"}` or `{content = \"rules\"}`.",
         example="host all all 10.0.0.0/8 scram-sha-256"),
+    Key("pg_ident", G, Rules(), None, NEW_CLIENTS,
+        "User-name maps in the format of pg_ident.conf, for `map=` in pg_hba: a text, `{path = \"file\"}` or "
+        "`{content = \"maps\"}`.", example="staff /^(.*)@example\\.com$ \\1"),
+    Key("failed_login_limit", G, _COUNT, 0, NEW_CLIENTS,
+        "After this many failed logins from one address within failed_login_window, no client is let in from there "
+        "until the window has passed. An IPv6 address stands for its /64; unix sockets are exempt.", zero="no limit"),
+    Key("failed_login_window", G, _TIMEOUT, 60.0, NEW_CLIENTS,
+        "The time in which failed logins are counted."),
     Key("scram_iterations", G, Integer(4096, 10_000_000), 4096, NEW_CLIENTS,
         "Iterations of SCRAM secrets that are made from plain passwords."),
 )

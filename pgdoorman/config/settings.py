@@ -272,6 +272,9 @@ class GeneralSettings:
     admin_password: Secret
     hba: tuple[Network, ...]
     pg_hba: RulesText | None
+    pg_ident: RulesText | None
+    failed_login_limit: int
+    failed_login_window: float
     scram_iterations: int
     # the process
     user: str | None

@@ -18,7 +18,6 @@ from typing import Any
 
 from pgdoorman import __version__
 from pgdoorman.auth.client_login import LoginKnobs
-from pgdoorman.auth.hba import HbaRules, allow_all, parse_hba, rules_from_networks
 from pgdoorman.auth.scram import MadeVerifiers
 from pgdoorman.client.budget import Budget
 from pgdoorman.client.cancel_keys import CancelKeys
@@ -34,6 +33,7 @@ from pgdoorman.config.rows import rows
 from pgdoorman.config.settings import GeneralSettings, IdleAtStop, Settings
 from pgdoorman.control import ConfigRow, Identity, ReloadOutcome, ShutdownMode
 from pgdoorman.doorman.encryption import PreparedTls, prepare_tls
+from pgdoorman.doorman.access import Access, read_access
 from pgdoorman.doorman.lookups import Lookups, shared_pools
 from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
@@ -99,6 +99,7 @@ class Doorman:
         self.helpers = Helpers(general.helper_threads)
         self.login_helpers = Helpers(max(1, general.helper_threads // 2), "login-helper")
         self.lookup_helpers = Helpers(general.helper_threads, "lookup")
+        self.patient_helpers = Helpers(general.helper_threads, "patient-helper")
         surroundings = Surroundings(self.serving, self.helpers)
         self._connectors = surroundings.connectors
         self.registry = Registry(surroundings)
@@ -122,6 +123,7 @@ class Doorman:
             self.logins,
             self.login_helpers,
             self.lookups,
+            self.patient_helpers,
         )
         self.control = Operator(self)
         self.doors: list[Door] = []
@@ -160,8 +162,8 @@ class Doorman:
     def open(self) -> None:
         """Open the doors and start the threads. Raises ConfigErrors (rules that cannot be used) and CannotListen."""
         general = self.general
-        self.desk.rules = rules_of(general)
         self.desk.knobs = LoginKnobs(verifiers=MadeVerifiers(general.scram_iterations))
+        self._let_in_by(read_access(self.settings), general)
         self.desk.login_timeout = general.client_login_timeout
         self._use_tls(prepare_tls(self.settings, None, self._connectors), general)
         self._check_descriptors()
@@ -354,16 +356,14 @@ class Doorman:
 
     def _apply_locked(self, settings: Settings) -> ReloadOutcome:
         """Have other settings. Raises ConfigError (rules, certificates that cannot be used) before anything is changed."""
-        rules = rules_of(settings.general)
+        access = read_access(settings)
         tls = prepare_tls(settings, self.desk.tls, self._connectors)
         changes = compare(self.settings, settings)
         restart = tuple(changed.key for changed in changes.need_restart)
         renewed = self._use_tls(tls, settings.general)
         self._apply_pools(settings)
-        self.desk.rules = rules
+        self._let_in_by(access, settings.general)
         self.desk.login_timeout = settings.general.client_login_timeout
-        if settings.general.scram_iterations != self.general.scram_iterations:
-            self.desk.knobs = LoginKnobs(verifiers=MadeVerifiers(settings.general.scram_iterations))
         self.budget.limit = settings.general.max_memory_usage
         self.settings = in_force(self.settings, settings)
         self._move_clients()
@@ -384,6 +384,16 @@ class Doorman:
                 pool.reconnect()
                 words.append(f"certificates for {pool.user}@{pool.database}: renewed")
         return words
+
+    def _let_in_by(self, access: Access, general: GeneralSettings) -> None:
+        """From now on clients prove themselves by these rules."""
+        desk = self.desk
+        verifiers = desk.knobs.verifiers
+        if verifiers.iterations != general.scram_iterations:
+            verifiers = MadeVerifiers(general.scram_iterations)
+        desk.rules = access.rules
+        desk.knobs = replace(desk.knobs, verifiers=verifiers, ident_maps=access.ident_maps)
+        desk.failed.limit, desk.failed.window = general.failed_login_limit, general.failed_login_window
 
     def _apply_pools(self, settings: Settings) -> None:
         self.lookups.apply(settings)
@@ -515,19 +525,11 @@ class Doorman:
         self.helpers.close()
         self.login_helpers.close()
         self.lookup_helpers.close()
+        self.patient_helpers.close()
         web, self._web = self._web, None
         if web is not None:
             web.stop()  # last: numbers can be read until the end
         log.info("pgdoorman is shut down")
-
-
-def rules_of(general: GeneralSettings) -> HbaRules:
-    """The host-based rules that the settings mean. Raises ConfigErrors."""
-    if general.pg_hba is not None:
-        return parse_hba(general.pg_hba.text, general.pg_hba.file)
-    if general.hba:
-        return rules_from_networks([str(network) for network in general.hba])
-    return allow_all()
 
 
 def _become(user: str) -> None:

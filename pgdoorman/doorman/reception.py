@@ -18,6 +18,7 @@ from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret, parse_secret
 from pgdoorman.backend.connection import next_number
 from pgdoorman.client.cancel_keys import CancelKeys
+from pgdoorman.client.failed_logins import FailedLogins
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.login import Arrived, Login
 from pgdoorman.client.services import Services
@@ -91,6 +92,7 @@ class Desk:
         logins: list[Worker],
         helpers: Helpers,
         lookups: Lookups,
+        patient_helpers: Helpers,
     ) -> None:
         self._house = house
         self._registry = registry
@@ -106,6 +108,8 @@ class Desk:
         self.login_timeout = 60.0
         self.rules: HbaRules = HbaRules(())
         self.knobs: LoginKnobs
+        self.patient_helpers = patient_helpers
+        self.failed = FailedLogins()
         self.tls: TlsDoor | None = None  # how clients get TLS
         self.handshakes = HandshakeRate()
         self.closed = False
@@ -136,6 +140,8 @@ class Desk:
         database = message.database
         with self._lock:
             self.connections["tls" if encrypted else "plain"] += 1
+        if not peer.is_unix:
+            self.failed.check(peer.address)
         if is_console(database):
             return
         if self.closed:
@@ -169,6 +175,9 @@ class Desk:
 
     def welcome(self, arrived: Arrived) -> None:
         """The client has proved who it is: to the console or to its pool with it."""
+        if not arrived.peer.is_unix:
+            # Again: who came in a crowd, all of them before the first had failed, must not profit from that.
+            self.failed.check(arrived.peer.address)
         message = arrived.message
         if is_console(message.database):
             name = message.last("application_name")
@@ -282,6 +291,8 @@ class Desk:
         """Say so in the log, with the reason that the client is not told."""
         with self._lock:
             self.connections["failed"] += 1
+        if isinstance(error, LoginRefused | LoginDenied) and not peer.is_unix:
+            self.failed.note(peer.address)
         query = self._lookups.of(database)
         if query is not None and self._registry.listed(database, user) is None:
             query.count_login(False)

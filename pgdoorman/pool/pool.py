@@ -17,6 +17,7 @@ from pgdoorman import __version__
 from pgdoorman.auth.backend_login import BackendCredentials
 from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.auth.secrets import NoSecret, PamSecret, ScramKeys, StoredSecret, encode_password, parse_secret
+from pgdoorman.auth.tokens import PRIVATE_KEY_PREFIX
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
@@ -53,6 +54,7 @@ class PoolWaiter(Protocol):
     worker: Worker
     worker_index: int
     waiting_since: float
+    in_line: bool
 
     def move_to(self, worker: Worker) -> bool:
         """The grant is made on this worker's thread, which is not the waiter's: the waiter may come here to take it.
@@ -104,6 +106,7 @@ class Pool:
         self.removed = False
         self.found: FoundUser | None = None  # of users that are not in the file: what the look-up gave
         self._scram_keys: ScramKeys | None = None
+        self._proved_password: bytes | None = None
         self._next_home = next(_pools) % len(surroundings.workers)
         self.switchboard = Switchboard(
             surroundings.workers[self._next_home],
@@ -166,26 +169,28 @@ class Pool:
         """A client has logged in by SCRAM: its keys open backends as well."""
         self._scram_keys = keys
 
+    def learn_password(self, password: bytes) -> None:
+        """A client has proved this password in clear: it opens backends as well. Held in memory only."""
+        self._proved_password = password
+
     def credentials(self) -> BackendCredentials:
         """What we have to log in at the server with."""
         settings = self.settings
         if settings.server_password is not None:
-            password = encode_password(settings.server_password.reveal())
-            return BackendCredentials(settings.server_username, password=password)
+            text = settings.server_password.reveal()
+            if text.startswith(PRIVATE_KEY_PREFIX):
+                mint = partial(_mint, text.removeprefix(PRIVATE_KEY_PREFIX), settings.server_username)
+                return BackendCredentials(settings.server_username, make_token=mint)
+            return BackendCredentials(settings.server_username, password=encode_password(text))
         if settings.server_username != settings.username:
             return BackendCredentials(settings.server_username)
-        return BackendCredentials.from_secret(settings.server_username, self._secret, self._scram_keys)
+        found = BackendCredentials.from_secret(settings.server_username, self._secret, self._scram_keys)
+        return found if found.password is not None else replace(found, password=self._proved_password)
 
     @property
     def may_open_unasked(self) -> bool:
         """Whether backends can be opened before any client has logged in: with pass-through SCRAM they cannot."""
-        credentials = self.credentials()
-        return (
-            credentials.password is not None
-            or credentials.md5_digest is not None
-            or credentials.scram_keys is not None
-            or self._secret is None
-        )
+        return self._secret is None or self.credentials().can_log_in
 
     def opening_plan(self) -> OpeningPlan:
         """How a backend of this pool is opened."""
@@ -332,6 +337,8 @@ class Pool:
     def apply(self, settings: UserPoolSettings) -> None:
         """New settings of the same pool (reload). What they need is done: sizes at once, connections when they differ."""
         before, self.settings = self.settings, settings
+        if before.password != settings.password:
+            self._scram_keys = self._proved_password = None
         self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
         now = monotonic()
         if before.password != settings.password:
@@ -372,6 +379,12 @@ class Pool:
 
 
 _pools = count()
+
+
+def _mint(key_path: str, user: str) -> bytes:
+    from pgdoorman.auth.jwt import mint_token  # noqa: PLC0415 - heavy, and most houses have no tokens
+
+    return mint_token(key_path, user)
 
 
 def jitter(upper: float) -> float:
