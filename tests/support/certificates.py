@@ -53,7 +53,7 @@ class Authority:
 
     def __init__(self, name: str = "Test CA", issuer: "Authority | None" = None) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        self.pair = _signed(subject(name), key, issuer.pair if issuer else None, is_authority=True)
+        self.pair: Pair = _signed(subject(name), key, issuer.pair if issuer else None, is_authority=True)
 
     def issue(
         self,

@@ -1,11 +1,11 @@
 """A PostgreSQL with TLS.
 
-    role         pg_hba
-    alice, bob   with or without TLS
-    scram_user   by SCRAM, with or without TLS
-    only_tls     with TLS only
-    only_plain   without TLS only
-    by_cert      with a certificate for this name, signed by the authority of its clients
+role         pg_hba
+alice, bob   with or without TLS
+scram_user   by SCRAM, with or without TLS
+only_tls     with TLS only
+only_plain   without TLS only
+by_cert      with a certificate for this name, signed by the authority of its clients
 """
 
 import os
