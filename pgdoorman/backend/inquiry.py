@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pgdoorman.backend.connection import Backend
-from pgdoorman.backend.settings import reported_of, sql_bytes
+from pgdoorman.backend.settings import Reported, reported_of, sql_bytes
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError, ProtocolViolation
 from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
@@ -135,7 +135,12 @@ _CODECS: Final = {
 
 def codec_of(backend: Backend) -> str:
     """The Python codec for what is said on this connection. Where Python has none, bytes pass as they are."""
-    name = backend.reported.by_name.get("client_encoding", "UTF8")
+    return codec_for(backend.reported)
+
+
+def codec_for(reported: Reported) -> str:
+    """The same, from what is reported on it."""
+    name = reported.by_name.get("client_encoding", "UTF8")
     name = _CODECS.get(name, name.replace("WIN", "cp") if name.startswith(("WIN1", "WIN8")) else name)
     try:
         return codecs.lookup(name).name

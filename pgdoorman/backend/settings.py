@@ -270,6 +270,11 @@ def harmful_of_audit(rows: Iterable[tuple[str | None, ...]]) -> set[bytes]:
     return {name.encode() for kind, name, _ in rows if kind == "f" and name is not None}
 
 
+def channels_of_audit(rows: Iterable[tuple[str | None, ...]]) -> list[str]:
+    """The channels that an audit found the session to listen to."""
+    return [value for kind, name, value in rows if kind == "p" and name == "listen" and value is not None]
+
+
 def pins_of_audit(rows: Iterable[tuple[str | None, ...]]) -> frozenset[str]:
     """The reasons why the client has to keep its backend, that an audit found."""
     return frozenset(name for kind, name, _ in rows if kind == "p" and name is not None)

@@ -8,3 +8,4 @@ STALLED: Final = 4  # its next message depends on an answer that is still outsta
 CONGESTED: Final = 8  # it does not take what it was sent
 BACKLOGGED: Final = 16  # the server does not take what was sent to it
 GONE: Final = 32
+HEARING: Final = 64  # its answer waits for the notifications that belong in front of it

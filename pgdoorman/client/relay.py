@@ -268,7 +268,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if passed and PREFIX in data[position:end]:
                 replaced = restore_names(data[position:end], _name_finder(session))
         elif kind == codes.NOTIFICATION_RESPONSE:
-            passed = not session.tracks or "listen" in session.pins or bool(session.suspect)
+            passed = session.wants(data[position:end])
         elif kind == codes.COPY_IN_RESPONSE or kind == codes.COPY_BOTH_RESPONSE:
             exchange.copy_in_begins()
         else:

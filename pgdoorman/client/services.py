@@ -18,3 +18,4 @@ class Services:
     budget: Budget
     session_ended: Callable[[Any], Any]  # told once when a session is over
     pool_of: Callable[[str, str], Any]  # the present pool of (database, user), None if it was removed
+    listen: Callable[[Any], None] | None = None  # make a session one that can have channels; None: LISTEN pins
