@@ -326,6 +326,8 @@ class SecretText:
             raise Refused((str(error), node)) from None
         if "\0" in text:
             raise Refused(("a secret cannot hold a zero byte", node))
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+            raise Refused(("a secret must be valid Unicode", node))
         return Secret(text)
 
     def show(self, value: Secret) -> str:

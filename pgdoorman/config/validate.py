@@ -1,5 +1,6 @@
 """The rules that hold between keys. What one key may hold is its kind's business."""
 
+import binascii
 import re
 from collections.abc import Iterable
 
@@ -22,7 +23,7 @@ from pgdoorman.config.settings import (
 from pgdoorman.config.startup_parameters import LONGEST_BODY, LONGEST_MESSAGE, encoded_length, message_length
 
 _GENERAL: Path = ("general",)
-_SCRAM = re.compile(r"SCRAM-SHA-256\$[1-9][0-9]{0,9}:[A-Za-z0-9+/]+={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=")
+_SCRAM = re.compile(r"SCRAM-SHA-256\$[1-9][0-9]{0,8}:([^$:]+)\$([^$:]+):([^$:]+)")
 _MD5 = re.compile(r"md5[0-9a-f]{32}")
 # The longest path that fits sockaddr_un with its zero byte, on Linux.
 _LONGEST_SOCKET = 107
@@ -44,6 +45,7 @@ def _general(general: GeneralSettings, findings: Findings) -> None:
     _statement_caches(general.prepared_statements, general.prepared_statements_cache_size, _GENERAL, findings)
     if general.client_anonymous_prepared_cache_size == 0:
         _warn_endless_cache(_GENERAL, findings)
+    _user_secret(general.admin_password, (*_GENERAL, "admin_password"), findings)
     if general.hba and general.pg_hba is not None:
         findings.forbid("cannot stand together with pg_hba", (*_GENERAL, "hba"), (*_GENERAL, "pg_hba"))
     if general.hba and general.unix_socket_dir is not None:
@@ -158,7 +160,7 @@ def _unique_users(path: Path, findings: Findings) -> None:
 def _user(effective: UserPoolSettings, user: UserSettings, path: Path, findings: Findings) -> None:
     _least_and_most(user.min_pool_size, user.pool_size, path, findings)
     _user_secret(user.password, (*path, "password"), findings)
-    _jwt(user.server_password, (*path, "server_password"), findings)
+    _server_secret(user.server_password, (*path, "server_password"), findings)
     if user.server_password is not None and user.server_username is None:
         findings.forbid("needs server_username as well", (*path, "server_password"), (*path, "server_username"))
     _message_fits(effective, path, findings)
@@ -174,12 +176,33 @@ def _least_and_most(least: int, most: int, path: Path, findings: Findings) -> No
 def _user_secret(secret: Secret, path: Path, findings: Findings) -> None:
     text = secret.reveal()
     _jwt(secret, path, findings)
-    if text.startswith("SCRAM-SHA-256$") and _SCRAM.fullmatch(text) is None:
+    if text.startswith("SCRAM-SHA-256$") and not _is_verifier(text):
         findings.forbid(
-            "begins like a SCRAM secret but is none: it must be SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey", path
+            "begins like a SCRAM secret but is none: it must be SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey, with "
+            "the last three in base64 and the keys of 32 bytes",
+            path,
         )
     if text.startswith("md5") and len(text) in range(33, 38) and _MD5.fullmatch(text) is None:
         findings.warn('looks like an md5 secret but is none ("md5" and 32 of 0-9a-f): taken as a plain password', path)
+
+
+def _is_verifier(text: str) -> bool:
+    match = _SCRAM.fullmatch(text)
+    if match is None:
+        return False
+    try:
+        salt, stored, server = (binascii.a2b_base64(part.encode(), strict_mode=True) for part in match.groups())
+    except (binascii.Error, UnicodeEncodeError):
+        return False
+    return bool(salt) and len(stored) == len(server) == 32
+
+
+def _server_secret(secret: Secret | None, path: Path, findings: Findings) -> None:
+    """A password that we log in with."""
+    _jwt(secret, path, findings)
+    text = secret.reveal() if secret is not None else ""
+    if _is_verifier(text) or _MD5.fullmatch(text):
+        findings.warn("is what a server stores, not a password: nobody can log in with it", path)
 
 
 def _jwt(secret: Secret | None, path: Path, findings: Findings) -> None:
@@ -215,6 +238,8 @@ def _auth_query(query: AuthQuerySettings, path: Path, findings: Findings) -> Non
     _least_and_most(query.min_pool_size, query.pool_size, path, findings)
     if "$1" not in query.query:
         findings.forbid("needs the parameter $1 for the user's name", (*path, "query"))
+    _server_secret(query.password, (*path, "password"), findings)
+    _server_secret(query.server_password, (*path, "server_password"), findings)
     if query.server_password is not None and query.server_user is None:
         findings.forbid("needs server_user as well", (*path, "server_password"), (*path, "server_user"))
 

@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pgdoorman.auth.secrets import build_scram_secret, parse_secret
 from pgdoorman.config import keys as table
 from pgdoorman.config import load_text
 from pgdoorman.config.keys import Feature, Section
+from pgdoorman.errors import ConfigError
 from tests.unit.config import sample
 from tests.unit.config.sample import configuration, error_of, errors_of
 
@@ -165,9 +169,62 @@ def test_pools_behind_the_admin_console(name: str) -> None:
 )
 def test_keys_of_tokens_wait_for_their_feature(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = configuration(U, **{"server_username": "role", key: value})
+    monkeypatch.setattr(table, "FEATURES", frozenset[Feature]())
     assert "not available in this version (JWT)" in error_of(text).message
     monkeypatch.setattr(table, "FEATURES", frozenset({Feature.JWT}))
     assert load_text(text).pools["shop"].users[0].username == "alice"
+
+
+VERIFIER = build_scram_secret(b"secret", 4096).text()
+
+
+@given(st.data())
+def test_damaged_verifiers_are_found_when_the_file_is_read(data: st.DataObject) -> None:
+    """Exactly those at which a log-in would fail, with their place, and without showing them."""
+    text = list(VERIFIER)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(text) - 1))
+        text[place : place + data.draw(st.integers(0, 2))] = data.draw(st.text("aZ0+/=$: é", max_size=2))
+    damaged = "".join(text)
+    try:
+        parse_secret(damaged)
+    except ConfigError:
+        written = configuration(U, password=damaged)
+        error = error_of(written)
+        assert error.key == "pools.shop.users[0].password"
+        assert written.splitlines()[error.line - 1].startswith('password = "SCRAM')
+        assert damaged not in str(error)
+    else:
+        load_text(configuration(U, password=damaged))
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [(G, "admin_password"), (U, "password")], ids=["of the admin", "of a user"]
+)
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        VERIFIER[:-1],
+        VERIFIER + "=",
+        VERIFIER.replace("$4096:", "$0:"),
+        VERIFIER.replace("$4096:", "$4096000000:"),
+        VERIFIER.replace("$4096:", "$4096:="),
+        "SCRAM-SHA-256$",
+    ],
+)
+def test_damaged_verifiers(section: Section, key: str, damaged: str) -> None:
+    text = configuration(section, **{key: damaged})
+    error = error_of(text)
+    assert "begins like a SCRAM secret" in error.message
+    assert error.key.endswith(key)
+    assert text.splitlines()[error.line - 1].startswith(f'{key} = "SCRAM')
+
+
+@pytest.mark.parametrize("stored", [VERIFIER, "md5" + "0" * 32])
+def test_what_a_server_stores_is_no_password_for_it(stored: str) -> None:
+    settings = load_text(configuration(U, server_username="role", server_password=stored))
+    assert "not a password" in settings.warnings[0]
+    assert stored not in settings.warnings[0]
 
 
 def test_a_pool_needs_a_name() -> None:
