@@ -107,6 +107,7 @@ def _run(path: Path, settings: Settings, options: RunOptions, pid_file: PidFile 
 def _serve(path: Path, settings: Settings, options: RunOptions, logs: Logs, birth: Birth | None) -> int:
     listeners = adopt_listeners(list(options.inherited)) or take_listeners()
     house = Doorman(settings, path, logs, listeners)
+    house.hear_signals()
     try:
         house.open()
     except PgDoormanError as error:

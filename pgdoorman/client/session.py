@@ -814,6 +814,8 @@ class Session:
                 return
         elif self.held & CARE:
             return  # asked again when that is over
+        elif self.begin is not None:
+            return  # a block that has been begun, though no backend knows of it yet
         if self.out and self.backend is None:
             return  # asked again when it has taken that: what is unsent when we close is lost
         self.tell(error_message(reason, "FATAL"))

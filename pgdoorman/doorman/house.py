@@ -276,11 +276,15 @@ class Doorman:
 
     # Living.
 
-    def wait(self) -> None:
-        """Until the house is to be closed; then close it. On the main thread, which is the one that gets signals."""
+    def hear_signals(self) -> None:
+        """Take SIGTERM, SIGINT and SIGHUP. On the main thread, and before the doors open: who sees that they are open may
+        send one."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)
+
+    def wait(self) -> None:
+        """Until the house is to be closed; then close it."""
         while not self._ended.wait(0.5):
             pass
         self.close()

@@ -186,10 +186,23 @@ class Birth:
     def tell(self, exit_code: int) -> None:
         """The parent ends with this code. Once."""
         descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            with contextlib.suppress(OSError):
-                os.write(descriptor, bytes([exit_code & 0xFF]))
-            os.close(descriptor)
+        if descriptor < 0:
+            return
+        # Until now whoever started us could read what went wrong. A log that goes to a file stays there; a terminal is
+        # not ours any more, and who reads a pipe to its end would wait for ours.
+        if not stat.S_ISREG(os.fstat(2).st_mode):
+            _to_nowhere(2)
+        with contextlib.suppress(OSError):
+            os.write(descriptor, bytes([exit_code & 0xFF]))
+        os.close(descriptor)
+
+
+def _to_nowhere(*descriptors: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(nothing, descriptor)
+    if nothing > 2:
+        os.close(nothing)
 
 
 def detach() -> Birth:
@@ -211,12 +224,7 @@ def detach() -> Birth:
     if os.fork():
         os._exit(0)
     os.umask(0o022)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    # A log that was sent somewhere stays there; a terminal is not ours any more.
-    for descriptor in (0, 1, *([2] if os.isatty(2) else [])):
-        os.dup2(nothing, descriptor)
-    if nothing > 2:
-        os.close(nothing)
+    _to_nowhere(0, 1)
     return Birth(writer)
 
 
