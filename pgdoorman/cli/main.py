@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdoorman import __version__
+from pgdoorman.cli import access
 from pgdoorman.cli.gil import ensure_gil_off
 
 if TYPE_CHECKING:
@@ -336,6 +337,9 @@ def top(
     from pgdoorman.cli import top as screen
 
     raise typer.Exit(screen.run(_target(config, pid, host, port, user, password, 10.0), interval, once))
+
+
+access.register(app)
 
 
 # --- which command ----------------------------------------------------------------------------------------------------
