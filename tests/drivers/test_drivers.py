@@ -30,14 +30,7 @@ from tests.support.doorman import Doorman, make_doorman, missing, pool, user
 
 MODES = ("direct", "transaction", "session")
 
-# A client that listens keeps its backend: four of them do not fit into a pool of three.
-_LISTENERS = (
-    "each client that listens keeps a backend for itself, and the pool has fewer of them than this check has clients"
-)
-
-DEVIATIONS: dict[tuple[str, str, str], str] = {
-    ("transaction", "pgx", "listen_notify"): _LISTENERS,
-}
+DEVIATIONS: dict[tuple[str, str, str], str] = {}
 """(mode, suite, check) to the reason why it may fail there. One that passes all the same is an error."""
 
 ROLE = PASSWORD = "driver"
