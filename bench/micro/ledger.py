@@ -28,10 +28,11 @@ class Backend:
 class Client:
     """As much of a waiting client as the ledger needs."""
 
-    __slots__ = ("waiting_since", "worker_index")
+    __slots__ = ("in_line", "waiting_since", "worker_index")
 
     def __init__(self, worker_index: int) -> None:
         self.waiting_since = 0.0
+        self.in_line = False
         self.worker_index = worker_index
 
 

@@ -16,7 +16,8 @@ A backend is IDLE at the worker that used it last (its home), on that worker's s
 touches no poller. EXAMINED means that someone other than a client looks at it (a hang-up, a liveness probe, a reset);
 it counts against the limit but is granted to nobody.
 
-Strict FIFO: while anyone waits, a backend that comes free goes to the oldest waiter, never to a newcomer.
+Strict FIFO: while anyone waits, a backend that comes free goes to the oldest waiter, never to a newcomer; among waiters
+of different workers within two milliseconds (`waiting_line.BLUR`).
 """
 
 from collections import deque
@@ -26,7 +27,7 @@ from typing import Final, Protocol
 
 from pgdoorman.pool.errands import Errands
 from pgdoorman.pool.patient_lock import PatientLock
-from pgdoorman.pool.waiting_line import WaitingLine
+from pgdoorman.pool.waiting_line import Standing, WaitingLine
 
 NEW: Final = 0
 IDLE: Final = 1
@@ -36,6 +37,8 @@ GONE: Final = 4
 
 
 NOTHING: Final = (None, None)
+
+DOOMED: Final = -1  # the epoch of a backend that is to be closed when it comes back
 
 
 class Entry(Protocol):
@@ -47,13 +50,6 @@ class Entry(Protocol):
     idle_since: float
     attention: bool  # something has to be done before the next client gets it
     expires_at: float  # end of its lifetime, monotonic seconds
-
-
-class Waiter(Protocol):
-    """What the ledger needs of a client that waits. `waiting_since` is written by the ledger."""
-
-    waiting_since: float
-    worker_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class LedgerStatistics:
         return self.idle + self.leased + self.examined
 
 
-class Ledger[E: Entry, W: Waiter]:
+class Ledger[E: Entry, W: Standing]:
     """The ledger of one pool. `limit` backends at most, `parallel_openings` being opened at a time; as long as fewer than
     the share `warm` (0..1) of the limit are there, `eager_openings` at a time if that is more. `retry_delay` is seconds
     between openings that fail."""
@@ -108,9 +104,10 @@ class Ledger[E: Entry, W: Waiter]:
         self._examined = 0
         self._members: set[E] = set()
         self._opening = 0
-        self._waiters: WaitingLine[W] = WaitingLine()
+        self._waiters: WaitingLine[W] = WaitingLine(workers)
         self._open_not_before = 0.0
         self._fill_not_before = 0.0  # the same for backends that nobody waits for
+        self._permit_not_before = 0.0  # the database's connections are all taken
         self._paused = False
         self._closed = False
         self._closed_for: object = None
@@ -142,18 +139,21 @@ class Ledger[E: Entry, W: Waiter]:
         The first result is the leased backend; if it is None the waiter will get a grant or a refusal later. `worker`
         is the index of the asking worker, whose own idle backends are preferred. A closed pool refuses at once.
         """
-        with self._lock:
-            if self._idle_count and not self._waiters and not self._paused:
+        if not self._attempt(False):
+            self._acquire()
+        try:
+            if self._idle_count and not self._waiters.count and not self._paused:
                 entry = self._take_idle_locked(worker)
                 entry.place = LEASED
                 return entry, None
             if self._closed:
                 return None, Errands(refusals=[(waiter, self._closed_for)])
-            waiter.waiting_since = now
             self._waiters.join(waiter, now)
             if not self._idle_count and len(self._members) >= self._limit:
                 return NOTHING  # full and busy, the usual case of those who wait: nothing to settle
             return None, self._settle_locked(now)
+        finally:
+            self._release()
 
     def abandon(self, waiter: W) -> bool:
         """Give up waiting. False if a grant or refusal is already on its way: the caller must accept it and, if it is a
@@ -166,7 +166,7 @@ class Ledger[E: Entry, W: Waiter]:
         and neither grant nor refusal will come: True. False also if it did not wait any more: then it belongs to whoever
         granted it a backend, `call` was not made, and the caller must not touch it."""
         with self._lock:
-            if waiter not in self._waiters or not call():
+            if not waiter.in_line or not call():
                 return False
             return self._waiters.leave(waiter)
 
@@ -179,7 +179,7 @@ class Ledger[E: Entry, W: Waiter]:
         """The hot form of `checkin`: where somebody waits, the first result is who gets the backend."""
         if not self._attempt(False):
             self._acquire()
-        if not (self._waiters or self._strict or now > entry.expires_at):
+        if not (self._waiters.count or self._strict or now > entry.expires_at):
             entry.home = worker
             entry.place = IDLE
             entry.idle_since = now
@@ -187,11 +187,11 @@ class Ledger[E: Entry, W: Waiter]:
             self._idle_count += 1
             self._release()
             return NOTHING
-        if self._waiters and not (self._strict or self._choosy or entry.epoch != self.epoch):
-            # Straight to the oldest waiter: through the idle stack and settling it would cost twice as much.
+        if self._waiters.count and not (self._strict or self._choosy or entry.epoch != self.epoch):
+            # Straight to a waiter: through the idle stack and settling it would cost twice as much.
             entry.home = worker
             entry.idle_since = now
-            waiter = self._waiters.first()
+            waiter = self._waiters.next_for(worker)
             self._release()
             return waiter, None
         self._release()
@@ -200,14 +200,14 @@ class Ledger[E: Entry, W: Waiter]:
     def _checkin_carefully(self, entry: E, worker: int, now: float) -> Errands[E, W] | None:
         with self._lock:
             entry.home = worker
-            if entry.epoch != self.epoch or self._closed or (now > entry.expires_at and not self._waiters):
+            if entry.epoch != self.epoch or self._closed or (now > entry.expires_at and not self._waiters.count):
                 return self._remove_locked(entry, now)
             if len(self._members) > self._limit:  # it was lowered
                 errands = self._remove_locked(entry, now)
                 self._strict = self._closed or len(self._members) > self._limit
                 return errands
-            if self._waiters and not self._paused:
-                chosen = self._waiters.first()
+            if self._waiters.count and not self._paused:
+                chosen = self._waiters.next_for(worker)
                 entry.idle_since = now
                 return Errands(grants=[(chosen, entry)])
             self._strict = self._closed
@@ -318,6 +318,57 @@ class Ledger[E: Entry, W: Waiter]:
             self._open_not_before = max(self._open_not_before, until)
             self._fill_not_before = max(self._fill_not_before, until)
 
+    def opening_not_permitted(self, until: float) -> None:
+        """An opening was not begun, since the pool's users share connections with others. To be tried again at `until`, or
+        after `openings_permitted`. Unlike a failure this does not hold up the pool for its retry delay."""
+        with self._lock:
+            self._opening -= 1
+            self._permit_not_before = until
+
+    def openings_permitted(self) -> None:
+        """There may be room now."""
+        with self._lock:
+            self._permit_not_before = 0.0
+
+    # What is given up in favour of another pool.
+
+    def evict(self, keep: int, eligible: Callable[[E], bool]) -> E | None:
+        """Remove the longest idle backend for which `eligible` says yes, while more than `keep` are there. The caller
+        closes it."""
+        with self._lock:
+            if len(self._members) <= keep:
+                return None
+            idle = sorted((entry for stack in self._idle for entry in stack), key=lambda entry: entry.idle_since)
+            entry = next(filter(eligible, idle), None)
+            if entry is not None:
+                self._idle[entry.home].remove(entry)
+                self._idle_count -= 1
+                self._members.discard(entry)
+                entry.place = GONE
+            return entry
+
+    def doom(self, keep: int, eligible: Callable[[E], bool]) -> bool:
+        """Have one leased backend, for which `eligible` says yes, closed when it comes back, if more than `keep` are there
+        and stay. False if there is none."""
+        with self._lock:
+            if len(self._members) - self._doomed_locked() <= keep:
+                return False
+            for entry in self._members:
+                if entry.place == LEASED and entry.epoch == self.epoch and eligible(entry):
+                    entry.epoch = DOOMED
+                    entry.expires_at = 0.0  # the one thing that a checkin looks at
+                    return True
+            return False
+
+    @property
+    def doomed(self) -> int:
+        """How many were doomed and have not come back."""
+        with self._lock:
+            return self._doomed_locked()
+
+    def _doomed_locked(self) -> int:
+        return sum(entry.epoch == DOOMED for entry in self._members)
+
     # What the janitor and the operator do.
 
     def tick(self, now: float) -> Errands[E, W]:
@@ -325,7 +376,8 @@ class Ledger[E: Entry, W: Waiter]:
         with self._lock:
             errands = self._settle_locked(now) or Errands()
             lacking = self._minimum - len(self._members) - self._opening
-            if lacking > 0 and not self._closed and not self._paused and now >= self._fill_not_before:
+            held_up = now < self._fill_not_before or now < self._permit_not_before
+            if lacking > 0 and not (self._closed or self._paused or held_up):
                 room = self._limit - len(self._members) - self._opening
                 more = min(lacking, self._parallel_locked() - self._opening, room)
                 if more > 0:
@@ -343,7 +395,7 @@ class Ledger[E: Entry, W: Waiter]:
         head is looked at."""
         errands: Errands[E, W] = Errands()
         with self._lock:
-            while self._waiters and now - self._waiters.oldest() >= timeout:
+            while self._waiters.count and now - self._waiters.oldest() >= timeout:
                 errands.refusals.append((self._waiters.first(), reason))
         return errands
 
@@ -430,7 +482,7 @@ class Ledger[E: Entry, W: Waiter]:
     def statistics(self, now: float) -> LedgerStatistics:
         """Counts at this moment."""
         with self._lock:
-            oldest = now - self._waiters.oldest() if self._waiters else 0.0
+            oldest = now - self._waiters.oldest() if self._waiters.count else 0.0
             return LedgerStatistics(
                 idle=self._idle_count,
                 leased=len(self._members) - self._idle_count - self._examined,
@@ -450,7 +502,7 @@ class Ledger[E: Entry, W: Waiter]:
     def is_empty(self) -> bool:
         """Nothing lives here, waits here or is being opened."""
         with self._lock:
-            return not (self._members or self._waiters or self._opening)
+            return not (self._members or self._waiters.count or self._opening)
 
     # Inside the lock.
 
@@ -469,16 +521,17 @@ class Ledger[E: Entry, W: Waiter]:
 
     def _settle_locked(self, now: float) -> Errands[E, W] | None:
         """Where waiters meet backends: grant in order while there is someone and something, then open what is lacking."""
-        if not self._waiters:
+        if not self._waiters.count:
             return None
         errands: Errands[E, W] = Errands()
         if not self._paused:
-            while self._idle_count and self._waiters:
+            while self._idle_count and self._waiters.count:
                 waiter = self._waiters.first()
                 entry = self._take_idle_locked(waiter.worker_index)
                 entry.place = LEASED
                 errands.grants.append((waiter, entry))
-        if self._waiters and not self._closed and not self._paused and now >= self._open_not_before:
+        held_up = now < self._open_not_before or now < self._permit_not_before
+        if self._waiters.count and not (self._closed or self._paused or held_up):
             room = self._limit - len(self._members) - self._opening
             wanted = min(len(self._waiters) - self._opening, room, self._parallel_locked() - self._opening)
             if wanted > 0:

@@ -39,6 +39,7 @@ class Waiter:
         self.worker = worker
         self.worker_index = worker.index
         self.waiting_since = 0.0
+        self.in_line = False
         self.answers: SimpleQueue[Backend | PgDoormanError] = SimpleQueue()
         self.on_its_thread: list[bool] = []
 

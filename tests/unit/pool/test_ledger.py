@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pgdoorman.pool.errands import Errands
 from pgdoorman.pool.ledger import EXAMINED, GONE, IDLE, LEASED, NEW, Ledger
+from pgdoorman.pool.waiting_line import BLUR
 
 FOR_EVER: Final = float("inf")
 REASON: Final = "reason"
@@ -34,6 +35,7 @@ class Client:
 
     def __init__(self, worker_index: int = 0) -> None:
         self.waiting_since = -1.0
+        self.in_line = False
         self.worker_index = worker_index
 
 
@@ -572,6 +574,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), hot=st.booleans())
     def check_out(self, data: st.DataObject, hot: bool) -> None:
+        self.now += 2 * BLUR  # arrivals at different workers that lie closer together have no order
         worker = self._worker(data)
         if hot:
             taken = self.ledger.take(worker)
