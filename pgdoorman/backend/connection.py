@@ -76,6 +76,7 @@ class Backend:
         "leased_at",
         "names",
         "need",
+        "on_close",
         "on_idle_event",
         "opened_at",
         "out",
@@ -129,6 +130,7 @@ class Backend:
         self.worker: Worker | None = None
         self.holder: Holder | None = None
         self.on_idle_event: Callable[[Backend, Worker], None] | None = None
+        self.on_close: Callable[[], None] | None = None  # told once, by whichever thread closes it
         self.pool: Any = None
         self.exchange = Exchange()
         self.status = codes.IDLE
@@ -254,6 +256,9 @@ class Backend:
         self.holder = None
         self.on_idle_event = None
         self.exchange.clear()
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
 
     @property
     def is_open(self) -> bool:

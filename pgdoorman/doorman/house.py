@@ -302,6 +302,8 @@ class Doorman:
         now = monotonic()
         for pool in (*self.registry.all(), *self.registry.leaving()):
             pool.tick(now)
+        for quota in self.registry.quotas():
+            quota.tick(now)
         self.control.check()
         if self._mode is not None:
             self._look_for_the_end(now)

@@ -190,7 +190,7 @@ class Operator:
         ]
 
     def pool_coordinators(self) -> Sequence[PoolCoordinatorRow]:
-        return []
+        return [reports.coordinator_row(quota) for quota in self._house.registry.quotas()]
 
     def startup_parameters(self) -> Sequence[StartupParameterRow]:
         return [

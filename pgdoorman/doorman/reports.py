@@ -13,6 +13,7 @@ from pgdoorman.control import (
     ClientRow,
     DatabaseRow,
     LatencyRow,
+    PoolCoordinatorRow,
     PoolMemoryRow,
     PoolRow,
     PreparedRow,
@@ -22,6 +23,7 @@ from pgdoorman.doorman.console_session import ConsoleSession
 from pgdoorman.pool.auth_query import AuthQuery
 from pgdoorman.pool.ledger import EXAMINED, LEASED
 from pgdoorman.pool.pool import Pool
+from pgdoorman.pool.quota import Quota
 from pgdoorman.protocol import codes
 from pgdoorman.stats.counters import total
 from pgdoorman.stats.histogram import add_up
@@ -261,6 +263,21 @@ def auth_query_row(query: AuthQuery, pools: int) -> AuthQueryRow:
         pools_current=pools,
         pools_created=counters.pools_created,
         pools_destroyed=counters.pools_destroyed,
+    )
+
+
+def coordinator_row(quota: Quota) -> PoolCoordinatorRow:
+    """One row of SHOW POOL_COORDINATOR."""
+    statistics = quota.statistics()
+    return PoolCoordinatorRow(
+        database=quota.database,
+        max_connections=quota.terms.maximum,
+        current=statistics.taken,
+        reserve_size=quota.terms.reserve,
+        reserve_used=statistics.reserve_taken,
+        evictions=statistics.evictions,
+        reserve_acquisitions=statistics.reserve_acquisitions,
+        exhaustions=statistics.exhaustions,
     )
 
 

@@ -26,6 +26,7 @@ from pgdoorman.config.settings import TcpSettings, UserPoolSettings
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
 from pgdoorman.pool.errands import Errands
 from pgdoorman.pool.ledger import Ledger, LedgerStatistics
+from pgdoorman.pool.quota import RETRY, Quota, terms_of
 from pgdoorman.pool.switchboard import Switchboard
 from pgdoorman.prepared.functions import Functions
 from pgdoorman.prepared.statement import StatementBook
@@ -79,8 +80,10 @@ class Surroundings:
 class Pool:
     """The backends for one (database, user). Built by the registry; lives until it is removed and empty."""
 
-    def __init__(self, settings: UserPoolSettings, surroundings: Surroundings) -> None:
+    def __init__(self, settings: UserPoolSettings, surroundings: Surroundings, quota: Quota | None = None) -> None:
         self.settings = settings
+        self.quota = quota if quota is not None else Quota(settings.pool, terms_of(settings))
+        self.quota.join(self)
         self.database = settings.pool
         self.user = settings.username
         self._workers = surroundings.workers
@@ -125,8 +128,12 @@ class Pool:
     def run(self, errands: Errands[Backend, PoolWaiter], worker: Worker | None) -> None:
         """Do what the ledger decided. `worker` is the one whose thread this is, None for other threads."""
         for _ in range(errands.openings):
-            if not self._helpers.submit(self._wait_open):
-                self.ledger.opening_postponed(monotonic() + 1.0)
+            now = monotonic()
+            if not self.quota.admit(self, now):
+                self.ledger.opening_not_permitted(now + RETRY)
+            elif not self._helpers.submit(self._wait_open):
+                self.quota.released()
+                self.ledger.opening_postponed(now + 1.0)
         for waiter, backend in errands.grants:
             if waiter.worker is worker or (worker is not None and waiter.move_to(worker)):
                 waiter.granted(backend)
@@ -234,6 +241,7 @@ class Pool:
         backend.expires_at = self._end_of(backend)
         backend.epoch = epoch
         backend.pool = self
+        backend.on_close = self.quota.released
         backend.on_idle_event = self._on_idle_event
         self.reported = backend.reported
         self.last_error = ""
@@ -250,6 +258,7 @@ class Pool:
         return backend.opened_at + lifetime * jitter(1 + LIFETIME_JITTER) if lifetime else float("inf")
 
     def _opening_failed(self, error: PgDoormanError) -> None:
+        self.quota.released()
         text = str(error)
         if text != self.last_error:  # said once, not at every retry
             log.warning("[%s@%s] cannot open a connection to the server: %s", self.user, self.database, text)
@@ -312,8 +321,9 @@ class Pool:
         """Every fraction of a second: waiters that waited too long, openings that may be tried again, the minimum."""
         timeout = self.settings.query_wait_timeout
         if timeout:
-            errands = self.ledger.expire_waiters(now, timeout, WAITED_TOO_LONG)
+            errands = self.ledger.expire_waiters(now, timeout, self._why_nothing_came())
             if errands:
+                self.quota.exhausted(self, len(errands.refusals))
                 self.run(errands, None)
         errands = self.ledger.tick(now) if self.may_open_unasked else self.ledger.settle(now)
         if errands:
@@ -331,6 +341,50 @@ class Pool:
         if taken:
             self.run(self.ledger.tick(now), None)
         return len(taken)
+
+    # Sharing the connections of a database (see `quota`).
+
+    @property
+    def minimum(self) -> int:
+        return self.settings.min_pool_size
+
+    @property
+    def slowness(self) -> int:
+        return self.period.percentiles[1].p95
+
+    def give_up_idle(self, keep: int, *, age: float = 0.0, idle: float = 0.0) -> bool:
+        now = monotonic()
+        backend = self.ledger.evict(
+            keep, lambda backend: now - backend.opened_at >= age and now - backend.idle_since >= idle
+        )
+        if backend is not None:
+            backend.close()
+        return backend is not None
+
+    def give_up_busy(self, keep: int, *, age: float) -> bool:
+        now = monotonic()
+        return self.ledger.doom(keep, lambda backend: now - backend.opened_at >= age)
+
+    @property
+    def giving_up(self) -> int:
+        return self.ledger.doomed
+
+    def open_again(self) -> None:
+        self._helpers.submit(self._open_again)
+
+    def _open_again(self) -> None:
+        self.ledger.openings_permitted()
+        self.run(self.ledger.settle(monotonic()), None)
+
+    def _why_nothing_came(self) -> CheckoutTimeout:
+        if not self.quota.is_hungry(self):
+            return WAITED_TOO_LONG
+        terms = self.quota.terms
+        return CheckoutTimeout(
+            f"Could not get a database connection from the pool: all server connections to database '{self.database}' "
+            f"are in use (max_db_connections={terms.maximum}, reserve_pool_size={terms.reserve}, user='{self.user}'). "
+            "Please try again later."
+        )
 
     # The operator's part.
 
@@ -367,6 +421,7 @@ class Pool:
     def close(self) -> None:
         """No more: waiters are refused, idle backends closed, leased ones when they come back."""
         self.removed = True
+        self.quota.leave(self)
         self.run(self.ledger.close(ShuttingDown("the connection pool has been closed")), None)
         self.switchboard.close()
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.config.settings import UserPoolSettings
 from pgdoorman.pool.pool import Pool, Surroundings
+from pgdoorman.pool.quota import Quota, terms_of
 
 
 def retire(pools: Iterable[Pool], now: float, at_most: int) -> int:
@@ -34,6 +35,17 @@ class Registry:
         self._databases: frozenset[str] = frozenset()
         self._shared: frozenset[tuple[str, str]] = frozenset()
         self._leaving: list[Pool] = []
+        self._quotas: dict[str, Quota] = {}
+
+    def _make_locked(self, settings: UserPoolSettings) -> Pool:
+        quota = self._quotas.setdefault(settings.pool, Quota(settings.pool))
+        quota.apply(terms_of(settings))
+        return Pool(settings, self._surroundings, quota)
+
+    def quotas(self) -> list[Quota]:
+        """What the users of each database share, where there is a limit."""
+        with self._lock:
+            return [quota for quota in self._quotas.values() if quota.terms.maximum]
 
     def find(self, database: str, user: str) -> Pool | None:
         """The pool of this user in this database."""
@@ -73,7 +85,7 @@ class Registry:
             pool = self._pools.get(settings.identity)
             is_new = pool is None
             if pool is None:
-                pool = self._pools[settings.identity] = Pool(settings, self._surroundings)
+                pool = self._pools[settings.identity] = self._make_locked(settings)
                 pool.found = found
         if not is_new and pool.found is not None:
             pool.found = found
@@ -96,6 +108,7 @@ class Registry:
             ]
             for pool in unused:
                 pool.removed = True
+                pool.quota.leave(pool)
                 del self._pools[pool.database, pool.user]
         return unused
 
@@ -128,7 +141,7 @@ class Registry:
                     changed.append((pool, settings))
             for identity, settings in wanted.items():
                 if identity not in self._pools:
-                    pool = Pool(settings, self._surroundings)
+                    pool = self._make_locked(settings)
                     made(pool)
                     self._pools[identity] = pool
                     done.append(f"pool {identity[1]}@{identity[0]} added")
@@ -138,7 +151,10 @@ class Registry:
         for pool in removed:
             pool.close()
             done.append(f"pool {pool.user}@{pool.database} removed")
+        with self._lock:
+            self._quotas = {name: quota for name, quota in self._quotas.items() if not quota.is_unused}
         for pool, settings in changed:
+            pool.quota.apply(terms_of(settings))
             pool.apply(settings)
             done.append(f"pool {pool.user}@{pool.database} changed")
         return done
