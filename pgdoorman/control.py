@@ -389,7 +389,8 @@ class BackendRow:
     """The role it is logged in as."""
     application_name: str = ""
     state: str = "idle"
-    """`active`, `idle`, `used`, `tested`, `login`, `active_cancel`, `being_canceled`."""
+    """`active`, `idle`, `used`, `tested`, `login`, `active_cancel`, `being_canceled`; `listening`: it hears the notifications
+    of all clients, and is not one of the pool's."""
     activity: str = "idle"
     """`idle`, `read`, `write`."""
     address: str = ""

@@ -31,7 +31,6 @@ from pgdoorman.protocol.startup import (
     TLS_HANDSHAKE,
     CancelRequest,
     GssEncRequest,
-    Replication,
     SslRequest,
     StartupMessage,
     first_packet_size,
@@ -258,14 +257,14 @@ class Login:
         if not message.user:
             raise NoUser("no PostgreSQL user name specified in startup packet")
         message.settings()  # malformed options are an error before anything else is said
-        if message.replication is not Replication.NONE:
-            raise NoReplication("replication connections are not available")
+        replication = message.replication
         self._reception.admit(message, self.peer, encrypted=encrypted)
         if negotiation.reply:
             self._send(negotiation.reply)
         attempt = LoginAttempt(
             user=message.user,
             database=message.database,
+            replication=replication,
             address=None if self.peer.is_unix else self.peer.address,
             rules=self._reception.rules,
             knobs=self._reception.knobs,
@@ -406,12 +405,6 @@ class TlsNeeded(PgDoormanError):
     """tls_mode does not let clients in without TLS."""
 
     sqlstate = "28000"
-
-
-class NoReplication(PgDoormanError):
-    """A walsender connection was asked for."""
-
-    sqlstate = "0A000"
 
 
 class LoginTimeout(PgDoormanError):

@@ -427,6 +427,8 @@ class Doorman:
         """Clients follow their pool's new settings; those whose pool is gone are sent away at their transaction's end."""
         for session in list(self.desk.sessions.values()):
             session.worker.post(session.follow)
+        for passage in list(self.desk.passages.values()):
+            passage.worker.post(passage.follow)
 
     def _reload_by_signal(self) -> None:
         with suppress(PgDoormanError):  # which is in the log

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pgdoorman.admin.flavour import is_console
+from pgdoorman.client.passage import Passage
 from pgdoorman.client.session import Session
 from pgdoorman.control import (
     AlreadyPaused,
@@ -97,12 +98,20 @@ class Operator:
     def clients(self) -> Sequence[ClientRow]:
         clock = self._house.clock
         rows = [reports.client_row(session, clock) for session in list(self._house.desk.sessions.values())]
+        rows += [reports.passage_row(passage, clock) for passage in list(self._house.desk.passages.values())]
         return rows + [reports.console_row(console, clock) for console in list(self._house.desk.consoles.values())]
 
     def backends(self) -> Sequence[BackendRow]:
         clock = self._house.clock
         pools = [*self._house.registry.all(), *self._house.registry.leaving()]
-        return [reports.backend_row(backend, pool, clock) for pool in pools for backend in pool.ledger.members()]
+        rows = [reports.backend_row(backend, pool, clock) for pool in pools for backend in pool.ledger.members()]
+        rows += [reports.backend_row(backend, pool, clock) for pool in pools for backend in pool.switchboard.backends]
+        passages = list(self._house.desk.passages.values())
+        return rows + [
+            reports.backend_row(passage.backend, passage.pool, clock)
+            for passage in passages
+            if passage.backend is not None
+        ]
 
     def databases(self) -> Sequence[DatabaseRow]:
         registry = self._house.registry
@@ -277,12 +286,16 @@ class Operator:
         for session in list(self._house.desk.sessions.values()):
             if session.pool in pools:
                 session.worker.post(partial(session.expel, REMOVED))
+        for passage in list(self._house.desk.passages.values()):
+            if passage.pool in pools:
+                passage.worker.post(partial(passage.expel, REMOVED))
         for pool in pools:
             pool.reconnect()
         log.info("KILL of %s", database or "all databases")
 
     def kill_client(self, client_id: int) -> None:
-        session = self._house.desk.sessions.get(client_id)
+        desk = self._house.desk
+        session: Session | Passage | None = desk.sessions.get(client_id) or desk.passages.get(client_id)
         if session is None:
             raise NoSuchClient("client not found")
         session.worker.post(partial(session.expel, FORCED))

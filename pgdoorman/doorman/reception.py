@@ -18,9 +18,10 @@ from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret, parse_secret
 from pgdoorman.backend.connection import next_number
 from pgdoorman.client.cancel_keys import CancelKeys
-from pgdoorman.client.failed_logins import FailedLogins
 from pgdoorman.client.closing import error_message
+from pgdoorman.client.failed_logins import FailedLogins
 from pgdoorman.client.login import Arrived, Login
+from pgdoorman.client.passage import Passage
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
 from pgdoorman.client.welcome import Welcome
@@ -34,7 +35,7 @@ from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.registry import Registry
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol.dialogue import FindSecret
-from pgdoorman.protocol.startup import CancelRequest, StartupMessage
+from pgdoorman.protocol.startup import CancelRequest, Replication, StartupMessage
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.handshake_rate import HandshakeRate
@@ -115,6 +116,7 @@ class Desk:
         self.closed = False
         self.drained = False
         self.sessions: dict[int, Session] = {}
+        self.passages: dict[int, Passage] = {}  # of replication clients
         self.consoles: dict[int, ConsoleSession] = {}
         self.logging_in: set[Login] = set()
         self.connections: Counter[str] = Counter()
@@ -185,10 +187,32 @@ class Desk:
             return
         pool = self._enter(arrived)
         worker = self._serving[next(self._next_worker) % len(self._serving)]
+        if message.replication is not Replication.NONE:
+            self._let_pass(Passage(arrived, pool, self._services, worker, self._passage_ended))
+            return
         welcome = Welcome(arrived, pool, self._services, worker, partial(self._settled, pool))
         if not worker.post(welcome.begin):
             self._count_out(pool)
             raise SHUT_DOWN
+
+    def _let_pass(self, passage: Passage) -> None:
+        self.passages[passage.id] = passage
+        if self._house.general.log_client_connections:
+            where = f"{passage.pool.user}@{passage.pool.database}"
+            log.info(
+                "[%s #c%d] %s replication client connected from %s",
+                where,
+                passage.id,
+                passage.kind.name.lower(),
+                passage.address,
+            )
+        if not passage.worker.post(passage.begin):
+            self._passage_ended(passage)
+            raise SHUT_DOWN
+
+    def _passage_ended(self, passage: Passage) -> None:
+        if self.passages.pop(passage.id, None) is not None:
+            self._count_out(passage.pool)
 
     def _enter(self, arrived: Arrived) -> Pool:
         """The pool that the client goes to, with the client counted in. Raises the refusal."""
@@ -362,8 +386,14 @@ class Desk:
         for session in list(self.sessions.values()):
             dismiss = session.dismiss if idle_too else session.dismiss_later
             session.worker.post(partial(dismiss, SHUT_DOWN))
+        self._expel_passages()
 
     def expel_all(self) -> None:
         """Send every client away now."""
         for session in list(self.sessions.values()):
             session.worker.post(partial(session.expel, SHUT_DOWN))
+        self._expel_passages()
+
+    def _expel_passages(self) -> None:
+        for passage in list(self.passages.values()):
+            passage.worker.post(partial(passage.expel, SHUT_DOWN))

@@ -6,6 +6,7 @@ from time import monotonic
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.client.holds import GONE, WAITING
+from pgdoorman.client.passage import Passage
 from pgdoorman.client.session import Session
 from pgdoorman.control import (
     AuthQueryRow,
@@ -24,6 +25,7 @@ from pgdoorman.pool.auth_query import AuthQuery
 from pgdoorman.pool.ledger import EXAMINED, LEASED
 from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.quota import Quota
+from pgdoorman.pool.switchboard import Switchboard
 from pgdoorman.protocol import codes
 from pgdoorman.stats.counters import total
 from pgdoorman.stats.histogram import add_up
@@ -117,6 +119,27 @@ def client_row(session: Session, clock: float) -> ClientRow:
     )
 
 
+def passage_row(passage: Passage, clock: float) -> ClientRow:
+    """The row of a replication client."""
+    backend = passage.backend
+    return ClientRow(
+        id=passage.id,
+        database=passage.pool.database,
+        user=passage.pool.user,
+        application_name=passage.arrived.message.last("application_name"),
+        state="login" if backend is None else "active",
+        address=passage.address.address,
+        port=passage.address.port,
+        tls=passage.arrived.tls,
+        replication=passage.kind.name.lower(),
+        process_id=passage.address.process_id,
+        backend_id=backend.id if backend is not None else None,
+        connected_at=passage.connected_at + clock,
+        age=monotonic() - passage.connected_at,
+        unsent_bytes=len(passage.out),
+    )
+
+
 def console_row(console: ConsoleSession, clock: float) -> ClientRow:
     """The row of a console client."""
     return ClientRow(
@@ -139,10 +162,17 @@ def backend_row(backend: Backend, pool: Pool, clock: float) -> BackendRow:
     """One row of SHOW SERVERS."""
     now = monotonic()
     holder = backend.holder
+    served = isinstance(holder, Passage) or (isinstance(holder, Session) and not holder.held & GONE)
+    client_id: int | None = getattr(holder, "id", None) if served else None
     leased = backend.place == LEASED
     state = "active" if leased else "idle"
     if backend.place == EXAMINED:
         state = "being_canceled" if backend.cancels_under_way else "tested"
+    replication = "none"
+    if isinstance(holder, Passage):
+        state, replication = "active", holder.kind.name.lower()
+    elif isinstance(holder, Switchboard):
+        state = "listening"
     return BackendRow(
         id=backend.id,
         database=pool.database,
@@ -154,7 +184,8 @@ def backend_row(backend: Backend, pool: Pool, clock: float) -> BackendRow:
         port=backend.address.port,
         tls=backend.tls,
         process_id=backend.process_id,
-        client_id=holder.id if isinstance(holder, Session) and not holder.held & GONE else None,
+        replication=replication,
+        client_id=client_id,
         connected_at=backend.opened_at + clock,
         age=now - backend.opened_at,
         requested_at=backend.leased_at + clock if backend.leased_at else None,
