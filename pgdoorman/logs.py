@@ -181,12 +181,15 @@ class _Sampler:
         return True
 
     def ended(self, *, everything: bool = False) -> list[_Window]:
-        """The windows whose period is over, and out of which lines were left. The writer asks every now and then."""
+        """The windows whose period is over, and out of which lines were left. The writer asks after every batch, so only
+        those that are over are looked at: they stand first."""
         now = self._clock()
+        over = []
         with self._lock:
-            over = [
-                key for key, window in self._windows.items() if everything or now - window.began >= self._limits.period
-            ]
+            for key, window in self._windows.items():
+                if not everything and now - window.began < self._limits.period:
+                    break
+                over.append(key)
             windows = [self._windows.pop(key) for key in over]
         return [window for window in windows if window.left_out]
 
