@@ -6,6 +6,7 @@ import pwd
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -381,3 +382,26 @@ def test_a_delay_during_which_only_the_probe_says_no(start_doorman: StartDoorman
         assert wire.value("select 1") == "1"
     doorman.process.send_signal(signal.SIGTERM)
     wait_until(lambda: not doorman.process.is_running, PATIENCE, "its end: who asks twice does not want to wait")
+
+
+# --- systemd's files ---
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_the_unit_files_are_right_and_leave_little_open(tmp_path: Path) -> None:
+    for name in ("pgdoorman.service", "pgdoorman.socket"):
+        text = (Path(__file__).parents[2] / "config" / name).read_text()
+        # Older than 253 it does not know the type that its verifier is to accept.
+        text = text.replace("/usr/local/bin/pgdoorman", "/bin/true").replace("Type=notify-reload", "Type=notify")
+        (tmp_path / name).write_text(text)
+    units = [str(tmp_path / "pgdoorman.service"), str(tmp_path / "pgdoorman.socket")]
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    complaints = [line for line in verified.stderr.splitlines() if str(tmp_path) in line]
+    assert complaints == []
+    judged = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=20", units[0]],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert judged.returncode == 0, judged.stdout[-2000:]
