@@ -23,7 +23,6 @@ from tests.integration.conftest import StartDoorman
 from tests.integration.watch import Watch, must_be_refused, what_came
 from tests.support.doorman import Doorman, pool, stand_in, user
 from tests.support.postgres import SECRET, Postgres
-from tests.support.process import DidNotStart
 from tests.support.wire import (
     CANCEL_REQUEST,
     PROTOCOL_3_0,
@@ -1018,15 +1017,10 @@ def tls_watch(postgres: Postgres, start_doorman: StartDoorman, certificate: tupl
     if stand_in():
         pytest.skip("the stand-in is not set up for TLS")
     cert, key = certificate
-    try:
-        doorman = start_doorman(
-            pools={"app": pool(postgres, user("alice", pool_size=1))},
-            general={"tls_certificate": str(cert), "tls_private_key": str(key)},
-        )
-    except DidNotStart as error:
-        if "TLS" in str(error):
-            pytest.skip("this version has no TLS towards clients yet")
-        raise
+    doorman = start_doorman(
+        pools={"app": pool(postgres, user("alice", pool_size=1))},
+        general={"tls_certificate": str(cert), "tls_private_key": str(key)},
+    )
     return Watch(doorman)
 
 
