@@ -49,11 +49,14 @@ class Registry:
 
     def find(self, database: str, user: str) -> Pool | None:
         """The pool of this user in this database."""
-        return self._pools.get((database, user))
+        try:  # `get` would lock the table against others, who wait with sched_yield
+            return self._pools[database, user]
+        except KeyError:
+            return None
 
     def listed(self, database: str, user: str) -> Pool | None:
         """The same, if it is a user of the file: not one that a look-up has found, nor the one that such users share."""
-        pool = self._pools.get((database, user))
+        pool = self.find(database, user)
         return pool if pool is not None and pool.found is None and (database, user) not in self._shared else None
 
     def has_database(self, database: str) -> bool:
