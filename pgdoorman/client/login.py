@@ -389,6 +389,7 @@ class Login:
         self._stop_listening()
         if self._securing is not None:
             self._securing.stop()
+            self._securing = None  # a circle, and 50 kB of OpenSSL's in it
         if self._runner is not None:
             self._runner.close()
         close_quietly(self.sock)
