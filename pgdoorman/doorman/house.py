@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -32,13 +32,13 @@ from pgdoorman.config.override import with_setting, without_setting
 from pgdoorman.config.rows import rows
 from pgdoorman.config.settings import GeneralSettings, IdleAtStop, Settings
 from pgdoorman.control import ConfigRow, Identity, ReloadOutcome, ShutdownMode
-from pgdoorman.doorman.encryption import PreparedTls, prepare_tls
 from pgdoorman.doorman.access import Access, read_access
+from pgdoorman.doorman.encryption import PreparedTls, prepare_tls
 from pgdoorman.doorman.lookups import Lookups, shared_pools
 from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
 from pgdoorman.doorman.service import Service
-from pgdoorman.errors import ConfigError, PgDoormanError
+from pgdoorman.errors import ConfigError, HandoverError, PgDoormanError
 from pgdoorman.logs import Logs
 from pgdoorman.pool.pool import Pool, Surroundings, socket_options
 from pgdoorman.pool.registry import Registry, retire
@@ -52,6 +52,7 @@ from pgdoorman.transport.handshake_rate import HandshakeRate
 from pgdoorman.transport.listen import Door, adopt, open_operators_door, open_tcp, open_unix
 from pgdoorman.transport.peer import peer_of
 from pgdoorman.transport.sockets import apply_options
+from pgdoorman.upgrade.successor import SuccessorPlan, is_successor, sockets_are_lent
 from pgdoorman.web.routes import Routes
 from pgdoorman.web.server import WebServer
 
@@ -66,6 +67,8 @@ GARBAGE_WORTH_LOOKING_FOR = 100_000
 WEB_BACKLOG = 64
 SERVICE_TICK = 0.5  # seconds between looks at the watchdog
 LAST_STEPS = 15.0  # seconds that closing may take once nobody is waited for any more
+READY_TIMEOUT = 30.0  # seconds that a successor has to get ready
+LOGIN_NICE = 5  # key derivations stand back behind queries: a third of a processor's time where both want all of it
 DESCRIPTORS_KEPT = 64  # for files, pipes and eventfds beside clients and backends
 
 HASTE = {
@@ -85,11 +88,16 @@ class Doorman:
         path: Path | None = None,
         logs: Logs | None = None,
         listeners: Sequence[socket.socket] = (),
+        successor: SuccessorPlan | None = None,
     ) -> None:
-        """`listeners` are doors that somebody else has opened: those of the settings stay shut then."""
+        """`listeners` are doors that somebody else has opened: those of the settings stay shut then. `successor` is how to
+        start a process that takes our place."""
         self.settings = settings
         self.path = path
         self._given = listeners
+        self._successor = successor
+        self.upgrading = False
+        self._succeeded = False
         self._loaded = settings
         self.clock = time() - monotonic()
         self._logs = logs
@@ -97,7 +105,7 @@ class Doorman:
         self.serving = [Worker(f"worker-{index}", index) for index in range(general.worker_threads)]
         self.logins = [Worker(f"login-{index}", index) for index in range(general.login_workers)]
         self.helpers = Helpers(general.helper_threads)
-        self.login_helpers = Helpers(max(1, general.helper_threads // 2), "login-helper")
+        self.login_helpers = Helpers(max(1, general.helper_threads // 2), "login-helper", LOGIN_NICE)
         self.lookup_helpers = Helpers(general.helper_threads, "lookup")
         self.patient_helpers = Helpers(general.helper_threads, "patient-helper")
         surroundings = Surroundings(self.serving, self.helpers)
@@ -128,6 +136,9 @@ class Doorman:
         self.control = Operator(self)
         self.doors: list[Door] = []
         self._operators_listener: socket.socket | None = None
+        self._web_listeners: list[socket.socket] = []
+        self._lent = False
+        self._upgrading = threading.Lock()
         self._acceptor: Acceptor | None = None
         self._web: WebServer | None = None
         self._janitor = Periodic()
@@ -137,6 +148,7 @@ class Doorman:
         self._closing_at = float("inf")
         self._deadline = float("inf")
         self._next_collection = 0.0
+        self._next_sweep = 0.0
         self._reloading = threading.Lock()
         self.identity: Identity = Identity(
             version=__version__,
@@ -200,7 +212,10 @@ class Doorman:
     def _open_doors(self) -> None:
         general = self.general
         if self._given:
-            self.doors += [adopt(listener) for listener in self._given]
+            # Those of a predecessor are ours now, file and all; those of a service manager stay its own.
+            self._lent = not is_successor() or sockets_are_lent()
+            given = [listener for listener in self._given if not self._is_webs(listener)]
+            self.doors += [adopt(listener, owned=not self._lent) for listener in given]
         else:
             for host in general.hosts:
                 self.doors += open_tcp(host, general.port, general.listen_backlog, reuse_port=general.so_reuseport)
@@ -242,10 +257,21 @@ class Doorman:
         if not web.enabled:
             return None
         # Not shared with another process: each has numbers of its own, and a scrape would find now these, now those.
-        doors = [door for host in web.hosts for door in open_tcp(host, web.port, WEB_BACKLOG, reuse_port=False)]
+        doors = [adopt(listener) for listener in self._given if self._is_webs(listener)] or [
+            door for host in web.hosts for door in open_tcp(host, web.port, WEB_BACKLOG, reuse_port=False)
+        ]
+        self._web_listeners = [door.listener for door in doors]
         for door in doors:
             log.info("metrics and probes on http://%s", door.name)
         return WebServer([door.listener for door in doors], Routes(self.control).answer)
+
+    def _is_webs(self, listener: socket.socket) -> bool:
+        """Whether a socket that we were given is the one for HTTP: the port says so."""
+        web = self.settings.web
+        if not web.enabled or listener.family == socket.AF_UNIX:
+            return False
+        port = listener.getsockname()[1]
+        return bool(port == web.port and port != self.general.port)
 
     def _descriptors_wanted(self) -> int:
         backends = sum(settings.pool_size for settings in self.settings.effective_pools().values())
@@ -277,11 +303,12 @@ class Doorman:
     # Living.
 
     def hear_signals(self) -> None:
-        """Take SIGTERM, SIGINT and SIGHUP. On the main thread, and before the doors open: who sees that they are open may
-        send one."""
+        """Take SIGTERM, SIGINT, SIGHUP and SIGUSR2. On the main thread, and before the doors open: who sees that they are
+        open may send one."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)
+        signal.signal(signal.SIGUSR2, self._on_signal)
 
     def wait(self) -> None:
         """Until the house is to be closed; then close it."""
@@ -292,6 +319,8 @@ class Doorman:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self.helpers.submit(self._reload_by_signal)
+        elif number == signal.SIGUSR2:
+            self.patient_helpers.submit(self._upgrade_by_signal)
         elif self._mode is ShutdownMode.GRACEFUL:
             # Said twice: whoever asks again does not want to wait.
             self.shut_down(ShutdownMode.AT_ONCE)
@@ -417,6 +446,11 @@ class Doorman:
 
     def _collect(self) -> None:
         now = monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + self.general.query_interner_gc_interval_seconds
+            idle = self.general.query_interner_anon_idle_ttl_seconds
+            for pool in self.registry.all() if idle else ():
+                pool.book.sweep(now, idle)
         if now >= self._next_collection:
             self._next_collection = now + self.general.retain_connections_time
             retire(self.registry.all(), now, self.general.retain_connections_max)
@@ -458,6 +492,65 @@ class Doorman:
         if self._logs is not None:
             self._logs.set_levels(text)
 
+    # Upgrading.
+
+    def upgrade(self, done: Callable[[], object] = lambda: None) -> None:
+        """Start a new process, give it our listening sockets, serve those clients that we have until they leave. Blocks
+        until the new process is ready; `done` is called then, before this one begins to end.
+
+        Raises HandoverError; then everything is as before.
+        """
+        if not self._upgrading.acquire(blocking=False):
+            raise HandoverError("an upgrade is under way already")
+        try:
+            successor = self._find_successor()
+            self.upgrading = True
+            successor.wait_checked(READY_TIMEOUT)
+            own = [door.listener for door in self.doors if door.listener is not self._operators_listener]
+            process = successor.wait_started(
+                [*own, *self._web_listeners], lent=self._lent and bool(self._given), patience=READY_TIMEOUT
+            )
+            self._succeeded = True
+            self._leave_doors_to(process)
+            done()
+            self.shut_down(ShutdownMode.GRACEFUL)
+        except HandoverError as error:
+            log.error("no upgrade, everything is as before: %s%s", error, error.detail and f"\n{error.detail}")
+            raise
+        finally:
+            self.upgrading = False
+            self._upgrading.release()
+
+    def _find_successor(self) -> SuccessorPlan:
+        if self._mode is not None or self._succeeded:
+            raise HandoverError("pooler is shutting down")
+        if self._successor is None:
+            raise HandoverError("this process does not know how to start another one like it")
+        return self._successor
+
+    def _leave_doors_to(self, process: int) -> None:
+        self._service.manager.main_process(process)
+        log.info("process %d has taken over; this one serves those clients that it has until they leave", process)
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.stop()
+        kept = [door for door in self.doors if door.listener is self._operators_listener]
+        for door in self.doors:
+            if door not in kept:
+                door.path = ""  # the file is the successor's
+                door.close()
+        self.doors = kept
+        if kept:
+            self._acceptor = Acceptor([door.listener for door in kept], self._take)
+            self._acceptor.start()
+        web, self._web = self._web, None
+        if web is not None:
+            web.stop()
+
+    def _upgrade_by_signal(self) -> None:
+        with suppress(HandoverError):  # which is in the log
+            self.upgrade()
+
     # Closing.
 
     @property
@@ -477,11 +570,13 @@ class Doorman:
         general = self.general
         graceful = mode is ShutdownMode.GRACEFUL
         # Who asks for a graceful stop while another kind is under way has been refused long enough.
-        self._closing_at = monotonic() + (general.shutdown_delay if graceful and first else 0.0)
+        delay = general.shutdown_delay if graceful and first and not self._succeeded else 0.0
+        self._closing_at = monotonic() + delay
         self._deadline = self._closing_at + general.shutdown_timeout if graceful else float("inf")
-        self._service.manager.stopping(f"shutting down ({mode.value})")
-        if graceful:
-            self._service.manager.extend(general.shutdown_delay + general.shutdown_timeout + LAST_STEPS)
+        if not self._succeeded:  # else the service goes on, in another process
+            self._service.manager.stopping(f"shutting down ({mode.value})")
+            if graceful:
+                self._service.manager.extend(delay + general.shutdown_timeout + LAST_STEPS)
         if self._closing_at <= monotonic():
             self._close_for_clients()
 

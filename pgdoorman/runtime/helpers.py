@@ -1,9 +1,10 @@
 """Threads for plain blocking work with deadlines: opening backends, DNS, PBKDF2, delivering cancels."""
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, Thread, get_native_id
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -14,10 +15,13 @@ class Helpers:
 
     Threads start when there is work for them and none is free, up to `limit`; they stay. A job reports its own result
     (by posting to a worker's inbox); a job that raises is logged and costs nobody else anything.
+
+    With `nice` (1 to 19) the threads stand back by so much where processors are short; on Linux that is each thread's own.
     """
 
-    def __init__(self, limit: int, name: str = "helper") -> None:
+    def __init__(self, limit: int, name: str = "helper", nice: int = 0) -> None:
         self._limit = limit
+        self._nice = nice
         self._name = name
         self._changed = Condition()
         self._jobs: deque[Callable[[], Any]] = deque()
@@ -65,6 +69,12 @@ class Helpers:
             thread.join(wait_seconds)
 
     def _run(self) -> None:
+        if self._nice:
+            try:
+                thread = get_native_id()
+                os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + self._nice))
+            except OSError as error:  # a container may forbid it: then they compete
+                log.debug("helper threads keep their priority: %s", error)
         while True:
             with self._changed:
                 self._free += 1

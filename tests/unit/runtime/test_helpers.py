@@ -1,7 +1,9 @@
 """Helpers: blocking jobs on a bounded set of threads."""
 
+import os
 from collections.abc import Iterator
-from threading import Barrier, Event, Lock, Thread, current_thread
+from queue import SimpleQueue
+from threading import Barrier, Event, Lock, Thread, current_thread, get_native_id
 from time import monotonic
 
 import pytest
@@ -121,3 +123,17 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert late.wait(PATIENCE)
     assert ran == []
     helpers.close(PATIENCE)
+
+
+def test_helpers_that_stand_back() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, get_native_id())
+
+    own = priority()
+    seen: SimpleQueue[int] = SimpleQueue()
+    for nice in (0, 3):
+        helpers = Helpers(1, nice=nice)
+        helpers.submit(lambda: seen.put(priority()))
+        assert seen.get(timeout=10) == min(19, own + nice)
+        helpers.close(5.0)
+    assert priority() == own, "only the helper's own thread stands back"
