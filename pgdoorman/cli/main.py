@@ -323,6 +323,22 @@ _add_order("KILL", "Pause, and close clients and backends.")
 
 
 @app.command()
+def upgrade(
+    config: ConfigOption = None,
+    pid: PidOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    user: UserOption = None,
+    password: PasswordOption = None,
+    timeout: TimeoutOption = 120.0,
+) -> None:
+    """Start a new process in the place of the running one; that one serves its clients until they leave."""
+    from pgdoorman.cli import operate
+
+    raise typer.Exit(operate.order(_target(config, pid, host, port, user, password, timeout), "UPGRADE"))
+
+
+@app.command()
 def top(
     interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one screen and exit.")] = False,

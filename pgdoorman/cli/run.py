@@ -5,6 +5,7 @@ listened on, 71 (EX_OSERR) where the system refuses something: the unix socket, 
 """
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ from pgdoorman.logs import Logs, set_up
 from pgdoorman.runtime.process import Birth, PidFile, PidFileTaken, detach
 from pgdoorman.runtime.systemd import adopt_listeners, take_listeners
 from pgdoorman.transport.listen import CannotListenLocally
+from pgdoorman.upgrade.successor import SuccessorPlan, is_successor, say_ready
+
+PROGRAM = (sys.executable, "-X", "gil=0", "-m", "pgdoorman")
+"""How a process like this one is started. Not the script that was typed: that may be anywhere, this finds what is installed
+now."""
+
+PID_FILE = "PGDOORMAN_PID_FILE"
+"""In the environment of a daemon: where its pid file is."""
 
 EX_OSERR = 71
 EX_CONFIG = 78
@@ -37,6 +46,11 @@ class RunOptions:
     colours: bool = False
     daemon: bool = False
     inherited: Sequence[int] = ()
+
+    def words(self) -> tuple[str, ...]:
+        """The options that a successor of this process is started with. That it runs in the background it is told by the
+        environment: it is there already."""
+        return ("-l", self.log_level, "-F", self.log_format, *(() if self.colours else ("-n",)))
 
 
 def test_config(path: Path) -> int:
@@ -62,6 +76,10 @@ def run(path: Path, options: RunOptions) -> int:
     except ConfigError as error:
         print(f"Config parse error: {error}", file=sys.stderr)
         return EX_CONFIG
+    if is_successor():
+        # Of a daemon that has written a pid file: it is there already, and the file is to be ours.
+        named = os.environ.pop(PID_FILE, "")
+        return _run(path, settings, options, PidFile(named) if named else None, None)
     if not options.daemon:
         return _run(path, settings, options, None, None)
     # Before the fork, so that whoever typed the command reads why.
@@ -93,20 +111,25 @@ def _run(path: Path, settings: Settings, options: RunOptions, pid_file: PidFile 
             log.warning("the GIL %s: only one thread runs at a time; use a free-threaded CPython 3.13 or later", reason)
         if pid_file is not None:
             try:
-                pid_file.write()
+                if not is_successor():
+                    pid_file.write()
+                os.environ[PID_FILE] = os.path.abspath(pid_file.path)  # for a successor
             except (PidFileTaken, OSError) as error:
                 log.error("cannot write the pid file %s: %s", pid_file.path, error)
                 return EX_OSERR
-        return _serve(path, settings, options, logs, birth)
+        return _serve(path, settings, options, logs, birth, pid_file)
     finally:
         if pid_file is not None:
             pid_file.remove()
         logs.close()
 
 
-def _serve(path: Path, settings: Settings, options: RunOptions, logs: Logs, birth: Birth | None) -> int:
+def _serve(
+    path: Path, settings: Settings, options: RunOptions, logs: Logs, birth: Birth | None, pid_file: PidFile | None
+) -> int:
     listeners = adopt_listeners(list(options.inherited)) or take_listeners()
-    house = Doorman(settings, path, logs, listeners)
+    successor = SuccessorPlan(PROGRAM, options.words(), str(path))
+    house = Doorman(settings, path, logs, listeners, successor)
     house.hear_signals()
     try:
         house.open()
@@ -116,5 +139,16 @@ def _serve(path: Path, settings: Settings, options: RunOptions, logs: Logs, birt
         return EX_OSERR if isinstance(error, CannotListenLocally) else EX_CONFIG
     if birth is not None:
         birth.tell(0)
+    if is_successor():
+        if pid_file is not None:
+            _take_over(pid_file)
+        say_ready()
     house.wait()
     return 0
+
+
+def _take_over(pid_file: PidFile) -> None:
+    try:
+        pid_file.replace()
+    except (PidFileTaken, OSError) as error:  # the service goes on without: a client would not care
+        log.warning("cannot write the pid file %s: %s", pid_file.path, error)

@@ -33,7 +33,6 @@ from pgdoorman.control import (
     NoSuchClient,
     NoSuchDatabase,
     NotPaused,
-    NotSupported,
     PoolCoordinatorRow,
     PoolMemoryRow,
     PoolRow,
@@ -47,7 +46,7 @@ from pgdoorman.control import (
     UserRow,
 )
 from pgdoorman.doorman import reports
-from pgdoorman.errors import ConfigError, PgDoormanError, ShuttingDown
+from pgdoorman.errors import ConfigError, HandoverError, PgDoormanError, ShuttingDown
 from pgdoorman.pool.pool import Pool
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Operator:
         return self._house.identity
 
     def state(self) -> HouseState:
-        return HouseState(paused=self._all_paused, draining=self._house.draining)
+        return HouseState(paused=self._all_paused, draining=self._house.draining, upgrading=self._house.upgrading)
 
     def _sessions_by_pool(self) -> dict[Pool, list[Session]]:
         found: dict[Pool, list[Session]] = {}
@@ -266,6 +265,9 @@ class Operator:
     def reconnect(self, database: str | None) -> None:
         for pool in self._pools_of(database):
             pool.reconnect()
+        for query in self._house.lookups.all():
+            if database in (None, query.database):
+                query.reconnect()
         log.info("RECONNECT of %s", database or "all databases")
 
     def when_closed(self, database: str | None) -> Completion[None]:
@@ -334,7 +336,17 @@ class Operator:
         self._house.shut_down(mode)
 
     def upgrade(self) -> Completion[None]:
-        return Completion.failed(NotSupported("online upgrade is not available in this version"))
+        completion: Completion[None] = Completion()
+
+        def work() -> None:
+            try:
+                self._house.upgrade(lambda: completion.finish(None))
+            except HandoverError as error:
+                completion.fail(Refused(error.message, detail=error.detail))
+
+        if not self._house.patient_helpers.submit(work):
+            completion.fail(Refused("pooler is shutting down"))
+        return completion
 
     def set_setting(self, key: str, value: str) -> None:
         self._change_setting(key, value)

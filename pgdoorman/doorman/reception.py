@@ -282,8 +282,10 @@ class Desk:
     def _count_out(self, pool: Pool) -> None:
         with self._lock:
             self._clients -= 1
-            self._by_user[pool.user] -= 1
-            self._by_database[pool.database] -= 1
+            for counter, name in ((self._by_user, pool.user), (self._by_database, pool.database)):
+                counter[name] -= 1
+                if not counter[name]:
+                    del counter[name]  # users that look-ups find come and go: no trace of each is kept
             pool.clients -= 1
 
     def _settled(self, pool: Pool, session: Session | None) -> None:

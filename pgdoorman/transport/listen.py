@@ -121,13 +121,20 @@ def open_operators_door(process_id: int) -> Door:
     return Door(listener, "the local console")
 
 
-def adopt(listener: socket.socket) -> Door:
-    """A door that somebody else has opened for us. Its file, if it has one, is the business of whoever made it."""
+def adopt(listener: socket.socket, *, owned: bool = False) -> Door:
+    """A door that somebody else has opened for us. Its file, if it has one, is the business of whoever made it, unless
+    it is `owned`, which is to say left to us."""
     if listener.family != socket.AF_UNIX:
         return Door(listener, _name(listener))
     address = listener.getsockname()
     path = address.decode(errors="replace") if isinstance(address, bytes) else str(address)
-    return Door(listener, "unix:" + path.replace("\0", "@"))
+    door = Door(listener, "unix:" + path.replace("\0", "@"))
+    if owned and path.startswith("/"):
+        try:
+            door.path, door.inode = path, os.stat(path).st_ino
+        except OSError:
+            door.path = ""  # somebody has removed it: nothing to do for us
+    return door
 
 
 def _remove_stale(path: str) -> None:
