@@ -60,6 +60,34 @@ def wait_answers(backend: Backend, questions: Sequence[str], argument: str, dead
     return answers
 
 
+def wait_raw_answer(backend: Backend, sql: bytes, deadline: float) -> bytes | None:
+    """What the server says to a simple query, as it came, up to its ReadyForQuery; None if that is an error, leaves a
+    transaction open, or is more than `LARGEST_ANSWER`. Notices and changed parameters are left out.
+
+    Raises BackendUnavailable (lost, too slow, no PostgreSQL); then the backend must be closed."""
+    _send(backend, message(codes.QUERY, sql + b"\0"), deadline)
+    reader = FrameReader(LARGEST_ANSWER)
+    answer: list[bytes] = []
+    good, size = True, 0
+    while True:
+        try:
+            found = reader.next()
+        except ProtocolViolation as error:
+            raise BackendUnavailable(f"the server broke the protocol: {error}") from None
+        if found is None:
+            reader.feed(_receive(backend, deadline))
+            continue
+        kind, body = found
+        size += len(body)
+        good = good and kind != codes.ERROR_RESPONSE and size <= LARGEST_ANSWER
+        if good and kind not in (codes.NOTICE_RESPONSE, codes.PARAMETER_STATUS, codes.NOTIFICATION_RESPONSE):
+            answer.append(message(kind, body))
+        if kind == codes.READY_FOR_QUERY:
+            if body != b"I":
+                raise BackendUnavailable("pooler_check_query leaves a transaction open")
+            return b"".join(answer) if good else None
+
+
 def _question(sql: str, argument: str) -> bytes:
     value = argument.encode()
     return b"".join(

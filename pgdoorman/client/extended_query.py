@@ -126,7 +126,8 @@ def names_of(session: "Session") -> ClientNames:
     """The client's names; most clients that speak only the simple protocol never have any."""
     names = session.names
     if names is None:
-        names = session.names = ClientNames()
+        most = session.pool.settings.client_anonymous_prepared_cache_size
+        names = session.names = ClientNames(most)
     return names
 
 
@@ -280,7 +281,7 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
             generation = book.generation
             statement = book.find(tail, session.wanted.planning)
             if not name and names.is_free(statement, name):
-                names.remember(tail, statement, generation)
+                names.remember(statement.tail, statement, generation)  # its own copy of the text: one for all clients
         if name:
             names.recent.pop(tail, None)
         if not names.is_free(statement, name):

@@ -105,6 +105,8 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
                     session.ask_backend(data[position:] if position else data)
                     return
                 session.tell(answer)
+            elif session.check is not None and (answer := _answer_check(session, data, position, end)) is not None:
+                session.tell(answer)
             else:
                 session.ask_backend(data[position:] if position else data)
                 return
@@ -150,6 +152,16 @@ def _drop_passing(session: "Session", total: int) -> int:
     position = min(session.passing, total)
     session.passing -= position
     return position
+
+
+def _answer_check(session: "Session", data: bytes, position: int, end: int) -> bytes | None:
+    """The answer to `pooler_check_query`, None if this is another query or a block has begun."""
+    if session.check is None or session.begin is not None or end > len(data):
+        return None
+    answer = session.check.answer_to(data[position + 5 : end - 1])
+    if answer is not None and session.names is not None:
+        session.names.drop_unnamed()
+    return answer
 
 
 def _answer_locally(session: "Session", text: bytes) -> bytes | None:

@@ -9,6 +9,7 @@ here are the socket, the reasons for not listening at the moment (`held`), the l
                                         refused       the client leaves: `farewell` takes the backend
 """
 
+import logging
 from collections.abc import Callable, Collection
 from functools import partial
 from time import monotonic
@@ -41,6 +42,8 @@ from pgdoorman.stats.histogram import bucket_of
 from pgdoorman.transport.peer import Peer
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
 
+log = logging.getLogger(__name__)
+
 READ_SIZE: Final = 16384
 LARGE_READ_SIZE: Final = 65536
 
@@ -58,6 +61,7 @@ class Session:
         "backend",
         "begin",
         "cancel_key",
+        "check",
         "claimed",
         "connected_at",
         "connected_time",
@@ -202,6 +206,9 @@ class Session:
         self.pool = pool
         self.ledger = pool.ledger
         self.take = pool.ledger.take
+        # Where a query has to be compared with another text first, the hot branch of `on_event` is not taken: only who
+        # has set such a text pays for it.
+        self.check = pool.check if pool.check.is_special else None
         self._adopt(pool.settings)
         if self.worker_index >= 0:
             self.counters: TrafficCounters = pool.counters[self.worker_index]
@@ -337,6 +344,7 @@ class Session:
             or self.ahead
             or self.names is not None
             or self.dismissed is not None
+            or self.check is not None
         )
 
     def _hear(self, worker: Worker, events: int) -> None:
@@ -756,28 +764,35 @@ class Session:
 
     def note_told(self, name: str, value: str) -> None:
         """The client has just been told this."""
-        if self.told.by_name.get(name) != value:
+        before = self.told.by_name.get(name)
+        if before != value:
             self.told = reported_of({**self.told.by_name, name: value})
+            if self.pool.settings.log_client_parameter_status_changes:
+                who = f"[{self.pool.user}@{self.pool.database} #c{self.id}]"
+                log.info("%s %s: %s -> %s", who, name, before, value)
 
     # Cancel.
 
-    def cancel(self, done: Callable[[], Any]) -> None:
+    def cancel(self, done: Callable[[], Any], asked: float = 0.0) -> None:
         """A cancel request with our key, on our worker's thread. `done` is called (on any thread) when it has been dealt
-        with. It reaches the query that runs now or none: until it is delivered the backend is not given to another."""
-        if self._is_elsewhere(partial(self.cancel, done)):
+        with; `asked` is when it came (monotonic seconds), 0 for now. It reaches the query that runs now or none: until it is delivered the backend is not given to another."""
+        if self._is_elsewhere(partial(self.cancel, done, asked)):
             return
         backend = self.backend
-        if self.held & WAITING:
+        asked = asked or monotonic()
+        if _is_overdue(asked, self.pool.settings):
+            pass
+        elif self.held & WAITING:
             self.held &= ~WAITING
             serving.refuse(self, Cancelled("canceling statement due to user request"))
             self.refresh()
         elif backend is not None and backend.exchange.awaits_hidden_query:
             # What we have put in front (a BEGIN, the client's settings) must not be hit: the query behind it is meant.
-            self.worker.after(0.005, partial(self.cancel, done))
+            self.worker.after(0.005, partial(self.cancel, done, asked))
             return
         elif backend is not None and backend.exchange.entries and backend.process_id:
             backend.cancels_under_way += 1
-            job = partial(_deliver, backend, self.worker, self.pool.settings, done)
+            job = partial(_deliver, backend, self.worker, self.pool.settings, done, asked)
             if self.services.helpers.submit(job):
                 return
             backend.cancels_under_way -= 1
@@ -883,7 +898,9 @@ class Session:
         """Nobody waits for what the backend still does."""
         if backend.process_id:
             backend.cancels_under_way += 1
-            if not self.services.helpers.submit(partial(_deliver, backend, self.worker, self.pool.settings, _nothing)):
+            now = monotonic()
+            job = partial(_deliver, backend, self.worker, self.pool.settings, _nothing, now)
+            if not self.services.helpers.submit(job):
                 backend.cancels_under_way -= 1
 
     def _last_words(self) -> None:
@@ -905,10 +922,19 @@ class Cancelled(PgDoormanError):
     severity = "ERROR"
 
 
-def _deliver(backend: Backend, worker: Worker, settings: UserPoolSettings, done: Callable[[], Any]) -> None:
+def _is_overdue(asked: float, settings: UserPoolSettings) -> bool:
+    """Whether a cancel request has waited so long that nobody can want it any more."""
+    return bool(settings.cancel_wait_timeout) and monotonic() - asked > settings.cancel_wait_timeout
+
+
+def _deliver(
+    backend: Backend, worker: Worker, settings: UserPoolSettings, done: Callable[[], Any], asked: float
+) -> None:
     """Deliver a cancel request; on a helper thread. The backend cannot go to anyone else meanwhile."""
     adrift = False
     try:
+        if _is_overdue(asked, settings):
+            return  # the helpers were busy for too long
         wait_cancelled(
             backend.address,
             backend.process_id,

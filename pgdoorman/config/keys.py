@@ -278,11 +278,12 @@ _POOLING = (
         "Carry the parameters that a client has set to every backend that it gets."),
     Key("pin_policy", GPU, Choice(PinPolicy), PinPolicy.PIN, NOTHING,
         "For session state that cannot be carried (temporary tables, advisory locks, cursors WITH HOLD): keep the "
-        "client on its backend, refuse the statement, or take no notice."),
+        "client on its backend, send it away at the end of the transaction (which stands), or remove what it made."),
     Key("pooler_parameters", GP, _FLAG, False, NEW_CLIENTS,
         "Tell clients at login that they sit behind a pooler, by ParameterStatus messages named `pgdoorman.*`."),
     Key("pooler_check_query", G, Text(empty=True), ";", NOTHING,
-        "A simple query that is answered without a backend once the pool knows its answer."),
+        "A simple query that is answered without a backend; other texts than `;` are asked of a server once, with the "
+        "next backend that is opened."),
     Key("log_client_parameter_status_changes", P, _FLAG, False, NOTHING,
         "Log every ParameterStatus that a server sends for a client."),
 )
@@ -306,13 +307,14 @@ _BACKENDS = (
     Key("retain_connections_max", G, _COUNT, 3, NOTHING,
         "The most expired backends closed at one such time, over all pools.", zero="no limit"),
     Key("max_concurrent_creates", GP, _POSITIVE, 4, NOTHING,
-        "The most backends of one user that are being opened at once."),
+        "The most backends of one user that are being opened at once, however few there are."),
     Key("scaling_warm_pool_ratio", GP, Integer(0, 100), 20, NOTHING,
-        "Below this fill grade, in percent, new backends are opened without hesitation."),
+        "Below this fill grade, in percent, max_concurrent_creates backends may be opened at once."),
     Key("scaling_fast_retries", GP, _COUNT, 10, NOTHING,
-        "Above it, how many times to look for a returning backend before a new one is opened."),
+        "Accepted for compatibility: nobody spins here; who waits gets what comes first, a backend that returns or a new "
+        "one.", ignored=True, example=10),
     Key("scaling_max_parallel_creates", GP, _POSITIVE, 2, NOTHING,
-        "Above it, how many backends of one user may be opened at once."),
+        "Above it, this many, if that is less."),
 )
 
 _LIMITS = (
@@ -325,7 +327,7 @@ _LIMITS = (
     Key("idle_transaction_timeout", GPU, _TIME, 0.0, NOTHING,
         "End a transaction whose client is silent for longer and send the client away.", zero="never"),
     Key("cancel_wait_timeout", G, _TIME, 10.0, NOTHING,
-        "How long a cancel request may wait until it can be delivered.", zero="no limit"),
+        "A cancel request that could not be sent to the server for this long is dropped.", zero="no limit"),
     Key("proxy_copy_data_timeout", G, _TIMEOUT, 15.0, NOTHING,
         "How long the delivery of one large message to a client may stand still."),
     Key("shutdown_timeout", G, _TIME, 10.0, NOTHING,
@@ -354,15 +356,16 @@ _STATEMENTS = (
         "The most statements that a pool remembers."),
     Key("server_prepared_statements_cache_size", GP, _POSITIVE, Derived("prepared_statements_cache_size"), NEW_BACKENDS,
         "The most statements that one backend keeps prepared.", example=1000),
-    Key("client_anonymous_prepared_cache_size", GP, _COUNT, Derived("prepared_statements_cache_size"), NEW_CLIENTS,
+    Key("client_anonymous_prepared_cache_size", GP, _COUNT, 256, NEW_CLIENTS,
         "The most unnamed statements remembered for one client.",
         zero="no limit", aliases=("client_prepared_statements_cache_size",), example=1000),
     Key("reparse_live_name", GPU, Choice(ReparseLiveName), ReparseLiveName.ERROR, NEW_CLIENTS,
         "A Parse for a statement name that is in use: an error, as PostgreSQL has it, or the new one takes its place."),
     Key("query_interner_gc_interval_seconds", G, Duration(low=1.0, bare_unit="s"), 60.0, NOTHING,
-        "How often query texts that nobody uses are forgotten."),
+        "How often to look for query texts that nobody uses."),
     Key("query_interner_anon_idle_ttl_seconds", G, _SECONDS, 60.0, NOTHING,
-        "Forget the text of an unnamed statement that has not been used for this long.", zero="never"),
+        "Forget the text of a statement that nobody has parsed for this long, and that no client and no backend has.",
+        zero="never"),
 )
 
 _SOCKETS = (

@@ -245,7 +245,7 @@ class GeneralSettings:
     prepared_statements: bool
     prepared_statements_cache_size: int
     server_prepared_statements_cache_size: int | None
-    client_anonymous_prepared_cache_size: int | None
+    client_anonymous_prepared_cache_size: int
     reparse_live_name: ReparseLiveName
     query_interner_gc_interval_seconds: float
     query_interner_anon_idle_ttl_seconds: float
@@ -580,8 +580,10 @@ class UserPoolSettings:
     transaction_timeout: float
     idle_transaction_timeout: float
     client_idle_timeout: float
+    cancel_wait_timeout: float
     proxy_copy_data_timeout: float
     # messages and statements
+    pooler_check_query: str
     message_size_to_be_stream: int
     max_message_size: int
     prepared_statements: bool
@@ -669,7 +671,9 @@ class Settings:
                 user.idle_transaction_timeout, pool.idle_transaction_timeout, general.idle_transaction_timeout
             ),
             client_idle_timeout=_first(user.client_idle_timeout, pool.client_idle_timeout, general.client_idle_timeout),
+            cancel_wait_timeout=general.cancel_wait_timeout,
             proxy_copy_data_timeout=general.proxy_copy_data_timeout,
+            pooler_check_query=general.pooler_check_query,
             message_size_to_be_stream=general.message_size_to_be_stream,
             max_message_size=general.max_message_size,
             prepared_statements=_first(pool.prepared_statements, general.prepared_statements),
@@ -678,7 +682,7 @@ class Settings:
                 pool.server_prepared_statements_cache_size, general.server_prepared_statements_cache_size, statements
             ),
             client_anonymous_prepared_cache_size=_first(
-                pool.client_anonymous_prepared_cache_size, general.client_anonymous_prepared_cache_size, statements
+                pool.client_anonymous_prepared_cache_size, general.client_anonymous_prepared_cache_size
             ),
             reparse_live_name=_first(user.reparse_live_name, pool.reparse_live_name, general.reparse_live_name),
         )

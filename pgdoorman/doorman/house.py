@@ -149,6 +149,7 @@ class Doorman:
         self._deadline = float("inf")
         self._next_collection = 0.0
         self._next_sweep = 0.0
+        self._next_sweep = 0.0
         self._reloading = threading.Lock()
         self.identity: Identity = Identity(
             version=__version__,
@@ -446,6 +447,11 @@ class Doorman:
 
     def _collect(self) -> None:
         now = monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + self.general.query_interner_gc_interval_seconds
+            idle = self.general.query_interner_anon_idle_ttl_seconds
+            for pool in self.registry.all() if idle else ():
+                pool.book.sweep(now, idle)
         if now >= self._next_sweep:
             self._next_sweep = now + self.general.query_interner_gc_interval_seconds
             idle = self.general.query_interner_anon_idle_ttl_seconds

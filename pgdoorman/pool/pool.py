@@ -20,10 +20,12 @@ from pgdoorman.auth.secrets import NoSecret, PamSecret, ScramKeys, StoredSecret,
 from pgdoorman.auth.tokens import PRIVATE_KEY_PREFIX
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
+from pgdoorman.backend.lookup import wait_raw_answer
 from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
 from pgdoorman.backend.startup import OpeningPlan, wait_opened
 from pgdoorman.config.settings import TcpSettings, UserPoolSettings
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
+from pgdoorman.pool.check_query import CheckQuery
 from pgdoorman.pool.errands import Errands
 from pgdoorman.pool.ledger import Ledger, LedgerStatistics
 from pgdoorman.pool.quota import RETRY, Quota, terms_of
@@ -96,6 +98,7 @@ class Pool:
             **_manners(settings),
         )
         self.book = StatementBook(settings.prepared_statements_cache_size)
+        self.check = CheckQuery(settings.pooler_check_query)
         self.functions = Functions()
         self.counters = [TrafficCounters() for _ in surroundings.workers]
         self.period = Period(monotonic())
@@ -221,6 +224,8 @@ class Pool:
         epoch = self.ledger.epoch
         try:
             backend = wait_opened(self.opening_plan())
+            if self.check.is_wanted:
+                self._wait_check_answered(backend)
         except PgDoormanError as error:
             self._opening_failed(error)
             return
@@ -228,6 +233,15 @@ class Pool:
             self._opening_failed(BackendUnavailable(f"could not open a connection to the server: {error}"))
             raise
         self._adopt(backend, epoch)
+
+    def _wait_check_answered(self, backend: Backend) -> None:
+        check = self.check
+        try:
+            check.learn(wait_raw_answer(backend, check.text, monotonic() + self.settings.connect_timeout))
+        except PgDoormanError:
+            check.learn(None)
+            backend.close(polite=False)
+            raise
 
     def _wait_open_listening(self) -> Backend:
         """The connection that listens for all clients, on a helper thread. In UTF-8, whatever they speak."""
@@ -395,8 +409,8 @@ class Pool:
             self._scram_keys = self._proved_password = None
         self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None
         now = monotonic()
-        if before.password != settings.password:
-            self._scram_keys = None  # they were derived from the old one
+        if before.pooler_check_query != settings.pooler_check_query:
+            self.check = CheckQuery(settings.pooler_check_query)
         self.ledger.configure(**_manners(settings))
         self.run(self.ledger.resize(settings.pool_size, settings.min_pool_size, now), None)
         self.book.resize(settings.prepared_statements_cache_size)

@@ -5,6 +5,8 @@ but not yet answered is pending, and may be counted on only within its own segme
 everything behind the failure is skipped, the uses as well as the making. Across a Sync a use has to wait for the answer.
 """
 
+import sys
+
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
 from pgdoorman.prepared.statement import TAKEN, Statement
 
@@ -117,15 +119,28 @@ class Preparing:
 
 
 class ClientNames:
-    """The names of one client; b"" is the unnamed statement. `segment` counts the Syncs and Queries sent.
+    """The names of one client; b"" is the unnamed statement. At most `most` unnamed statements are kept at hand (0: no
+    limit). `segment` counts the Syncs and Queries sent.
 
     No two of a client's names stand for the same statement: an error text of the server shows the statement's name, which has
     to be turned into the one that the client has used.
     """
 
-    __slots__ = ("_former", "_named", "_pending", "names", "recent", "recent_generation", "renamed", "segment", "taken")
+    __slots__ = (
+        "_former",
+        "_most",
+        "_named",
+        "_pending",
+        "names",
+        "recent",
+        "recent_generation",
+        "renamed",
+        "segment",
+        "taken",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_RECENT) -> None:
+        self._most = most or sys.maxsize
         self.names: dict[bytes, Statement] = {}
         self._pending: dict[bytes, list[Naming]] = {}
         self._named: dict[Statement, bytes] = {}  # also what is pending; not the unnamed one
@@ -140,7 +155,7 @@ class ClientNames:
 
     def remember(self, tail: bytes, statement: Statement, generation: int) -> None:
         """Keep a shared statement at hand. What is kept is of one generation and of one set of settings."""
-        if generation != self.recent_generation or len(self.recent) >= MOST_RECENT:
+        if generation != self.recent_generation or len(self.recent) >= self._most:
             self.recent.clear()
             self.recent_generation = generation
         self.recent[tail] = statement

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from itertools import count
 from threading import Lock
+from weakref import WeakValueDictionary
 
 from pgdoorman.prepared.scan import SPEAKS_OF_NAMES, names_called, scan
 
@@ -66,7 +67,11 @@ class StatementBook:
         self._lock = Lock()
         self._limit = limit
         self._statements: OrderedDict[tuple[bytes, Hashable, int], Statement] = OrderedDict()
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        # Those that were not asked for lately: kept here by whoever refers to them, and found again as long as they are.
+        self._resting: WeakValueDictionary[tuple[bytes, Hashable, int], Statement] = WeakValueDictionary()
+        self._uses_before: dict[tuple[bytes, Hashable, int], tuple[int, float]] = {}
+        self._seen: OrderedDict[bytes, int] = OrderedDict()
+        self._round = 0
         self.generation = 0
         self.evictions = 0
 
@@ -76,7 +81,7 @@ class StatementBook:
             key = (tail, settings, self.generation)
             statement = self._statements.get(key)
             if statement is None:
-                statement = self._statements[key] = Statement(tail)
+                statement = self._statements[key] = self._wake_locked(key) or Statement(tail)
                 if len(self._statements) > self._limit:
                     self._statements.popitem(last=False)
                     self.evictions += 1
@@ -91,8 +96,9 @@ class StatementBook:
         with self._lock:
             if tail in self._seen:
                 self._seen.move_to_end(tail)
+                self._seen[tail] = self._round
                 return True
-            self._seen[tail] = None
+            self._seen[tail] = self._round
             while len(self._seen) > self._limit:  # by more than one where the limit was lowered
                 self._seen.popitem(last=False)
             return False
@@ -102,6 +108,32 @@ class StatementBook:
         with self._lock:
             self.generation += 1
             self._statements.clear()
+            self._resting.clear()
+            self._uses_before.clear()
+
+    def _wake_locked(self, key: tuple[bytes, Hashable, int]) -> Statement | None:
+        statement = self._resting.get(key)
+        if statement is not None:
+            del self._resting[key]
+        return statement
+
+    def sweep(self, now: float, idle: float) -> None:
+        """Let go of what nobody has asked for in `idle` seconds; `now` is monotonic seconds. Called in rounds: a use is
+        noticed by the count that has changed since the last one, which costs the users nothing."""
+        with self._lock:
+            before, self._uses_before = self._uses_before, {}
+            for key, statement in list(self._statements.items()):
+                uses, since = before.get(key, (-1, now))
+                if statement.uses != uses:
+                    since = now
+                if now - since >= idle:
+                    self._resting[key] = self._statements.pop(key)
+                else:
+                    self._uses_before[key] = (statement.uses, since)
+            # Texts that came once: gone at the second round in which they did not come again.
+            for tail in [tail for tail, seen in self._seen.items() if seen < self._round - 1]:
+                del self._seen[tail]
+            self._round += 1
 
     def resize(self, limit: int) -> None:
         """Change the limit; what is over it is forgotten."""

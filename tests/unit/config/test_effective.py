@@ -75,10 +75,10 @@ def test_sizes_of_caches_follow_the_nearest_pools() -> None:
             values.client_anonymous_prepared_cache_size,
         )
 
-    assert sizes(sample.load_with()) == (8192, 8192, 8192)
-    assert sizes(sample.load_with(Section.GENERAL, prepared_statements_cache_size=5)) == (5, 5, 5)
-    assert sizes(sample.load_with(Section.POOL, prepared_statements_cache_size=6)) == (6, 6, 6)
-    assert sizes(sample.load_with(Section.GENERAL, server_prepared_statements_cache_size=7)) == (8192, 7, 8192)
+    assert sizes(sample.load_with()) == (8192, 8192, 256)
+    assert sizes(sample.load_with(Section.GENERAL, prepared_statements_cache_size=5)) == (5, 5, 256)
+    assert sizes(sample.load_with(Section.POOL, prepared_statements_cache_size=6)) == (6, 6, 256)
+    assert sizes(sample.load_with(Section.GENERAL, server_prepared_statements_cache_size=7)) == (8192, 7, 256)
     assert sizes(sample.load_with(Section.POOL, client_anonymous_prepared_cache_size=0)) == (8192, 8192, 0)
 
 

@@ -140,6 +140,14 @@ def test_what_was_parsed_lately_is_at_hand() -> None:
     assert list(names.recent) == [b"tail"], "of one generation"
 
 
+@pytest.mark.parametrize(("most", "kept"), [(1, 1), (3, 2), (0, 5)])
+def test_how_much_is_kept_at_hand(most: int, kept: int) -> None:
+    names = ClientNames(most)
+    for number in range(5):
+        names.remember(b"%d" % number, statement(), 0)
+    assert len(names.recent) == kept
+
+
 @given(st.data())
 def test_any_answers_in_order_leave_what_the_server_has(data: st.DataObject) -> None:
     """Against the plain truth: a dictionary that each answer changes when it comes, and that a use must never guess."""

@@ -1,5 +1,6 @@
 """The book of shared statements."""
 
+import gc
 from threading import Barrier, Thread
 
 import pytest
@@ -128,3 +129,55 @@ def test_one_book_among_threads() -> None:
         thread.join(10.0)
     assert all(mine == found[0] for mine in found)
     assert all(statement.uses == 6 for statement in found[0])
+
+
+# Rounds of forgetting.
+
+
+def test_what_nobody_asks_for_and_nobody_has_is_forgotten() -> None:
+    book = StatementBook(10)
+    kept = book.find(tail(b"kept"), None)
+    gone = book.find(tail(b"gone"), None).name
+    book.sweep(0.0, 60.0)
+    book.find(tail(b"asked"), None)
+    book.sweep(59.0, 60.0)
+    assert len(book) == 3
+    book.sweep(60.0, 60.0)
+    assert [statement.text for statement in book.statements()] == [b"asked"]
+    assert book.find(tail(b"kept"), None) is kept, "somebody has it"
+    gc.collect()
+    assert book.find(tail(b"gone"), None).name != gone
+
+
+def test_each_use_begins_the_time_anew() -> None:
+    book = StatementBook(10)
+    for now in (0.0, 50.0, 100.0, 150.0):
+        book.find(tail(b"1"), None)
+        book.sweep(now, 60.0)
+    assert len(book) == 1
+    book.sweep(209.0, 60.0)
+    assert len(book) == 1
+    book.sweep(210.0, 60.0)
+    assert len(book) == 0
+
+
+def test_ddl_holds_for_what_rests_too() -> None:
+    book = StatementBook(10)
+    before = book.find(tail(b"1"), None)
+    book.sweep(0.0, 1.0)
+    book.sweep(5.0, 1.0)
+    assert len(book) == 0
+    book.renew()
+    assert book.find(tail(b"1"), None) is not before
+
+
+def test_texts_that_came_once_are_forgotten() -> None:
+    book = StatementBook(10)
+    book.is_familiar(b"once")
+    book.is_familiar(b"often")
+    book.sweep(0.0, 60.0)
+    assert book.is_familiar(b"often")
+    book.sweep(1.0, 60.0)
+    book.sweep(2.0, 60.0)
+    assert not book.is_familiar(b"once")
+    assert book.is_familiar(b"often")
