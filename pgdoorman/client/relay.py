@@ -20,7 +20,7 @@ from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import restore_names
 from pgdoorman.prepared.statement import PREFIX
 from pgdoorman.protocol import codes
-from pgdoorman.protocol.framing import LARGEST_MESSAGE, length_at, table_of
+from pgdoorman.protocol.framing import LARGEST_MESSAGE, end_of_run, length_at, table_of
 from pgdoorman.protocol.startup import parse_error_fields
 from pgdoorman.stats.histogram import bucket_of
 from pgdoorman.transport.sockets import DONT_WAIT
@@ -45,6 +45,9 @@ _COMPLETE: Final = codes.COMMAND_COMPLETE
 _UNSEEN: Final = table_of(b"TtnI123sVcH")
 # Types that may be passed on in parts: nothing depends on their contents.
 _BULK: Final = table_of(b"DdV")
+
+# From this many bytes at once on, rows are many, or large: a loop of their own is worth calling (130 ns a row, not 210).
+_STREAM: Final = 4096
 
 _OUT_OF_STEP: Final = BackendUnavailable("the server sent an unexpected message; the connection to it was given up")
 
@@ -92,7 +95,7 @@ def relay(session: "Session", backend: Backend) -> None:
         kind = data[position]
         end = position + 1 + length_at(data, position + 1)[0]
         if kind == _DATA_ROW or kind == _COPY_DATA:  # noqa: SIM109 - a tuple of globals would be built anew each time
-            position = end
+            position = end if total < _STREAM else end_of_run(data, kind, end)
             continue
         if end > total:
             if _BULK[kind]:
@@ -215,7 +218,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if head is None or (head.kind != 7 and head.kind > 1):
                 ended = _OUT_OF_STEP  # a row that nobody asked for
                 break
-            position = end
+            position = end if total < _STREAM else end_of_run(data, kind, end)
             continue
         if end > total:
             break
@@ -315,6 +318,9 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
         return
     if position >= total:
         backend.need = position - total
+        if backend.need > LARGEST_MESSAGE:
+            session.backend_failed(backend, _OUT_OF_STEP)
+            return
         if kept < total:
             pieces.append(data[kept:])
     else:

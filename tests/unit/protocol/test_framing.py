@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgdoorman.errors import ProtocolViolation
-from pgdoorman.protocol.framing import FrameReader, length_at, message, messages_in, table_of
+from pgdoorman.protocol.framing import FrameReader, end_of_run, length_at, message, messages_in, table_of
 
 MESSAGES = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40)), max_size=8)
 CONVERSATION = [(ord("Q"), b"select 1\0"), (ord("S"), b""), (ord("d"), b"x" * 300), (0, b"\0"), (255, b"\xff\xff")]
@@ -102,6 +102,23 @@ def test_a_message_that_is_too_long_is_refused_by_its_header() -> None:
     reader.feed(message(ord("Q"), b"0123456789x")[:5])
     with pytest.raises(ProtocolViolation):
         reader.next()
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=8), MESSAGES, st.integers(0, 400))
+def test_a_run_ends_where_another_kind_begins(run: list[bytes], others: list[tuple[int, bytes]], cut: int) -> None:
+    """Or, where the data has been cut, behind the end of what is there; the same as walking one by one."""
+    data = b"".join(message(100, body) for body in run)
+    data = (data + b"".join(message(kind, body) for kind, body in others))[:cut]
+    position = 0
+    while len(data) - position >= 5 and data[position] == 100:
+        position += 1 + length_at(data, position + 1)[0]
+    assert end_of_run(data, 100, 0) == position
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_run_ends_at_a_length_that_cannot_be(length: int) -> None:
+    data = message(100, b"row") + b"d" + struct.pack("!I", length) + message(100, b"row")
+    assert end_of_run(data, 100, 0) == 8
 
 
 def test_a_table_of_kinds() -> None:
