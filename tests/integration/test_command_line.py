@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pgdoorman.cli.main import app, with_command
 from pgdoorman.config.load import load
 from tests.integration.conftest import StartDoorman
 from tests.support.doorman import Doorman, pool, user
@@ -18,16 +21,35 @@ from tests.support.wire import HungUp, ServerError, Wire
 PATIENCE = 60.0
 
 
-def _run(*arguments: str, directory: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-X", "gil=0", "-m", "pgdoorman", *arguments],
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command has said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def _run(*arguments: str, **environment: str) -> Done:
+    """A command in this process, which saves the start of an interpreter each time."""
+    done = CliRunner().invoke(app, with_command(list(arguments)), env={"CONFIG_FILE": None, **environment})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
+def _run_process(*arguments: str, directory: Path | None = None) -> Done:
+    """The same as a user has it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pgdoorman", *arguments],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -83,7 +105,7 @@ def test_the_one_whose_configuration_it_is(start_doorman: StartDoorman, postgres
     for doorman in (first, second):
         found = json.loads(_run("status", "--json", "--config", str(doorman.config_file)).stdout)
         assert found["process_id"] == doorman.process.process_id
-    unclear = _run("status", directory=first.directory.parent)
+    unclear = _run_process("status", directory=first.directory.parent)
     assert unclear.returncode == 69
     assert "several pgdoormans run here" in unclear.stderr
     assert "--pid" in unclear.stderr
