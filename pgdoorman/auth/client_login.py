@@ -44,7 +44,7 @@ from pgdoorman.auth.secrets import (
     password_fits,
     same_bytes,
 )
-from pgdoorman.auth.tokens import TokenKeys, TokenRefused, TokenRules
+from pgdoorman.auth.tokens import TALOS_USER, TalosGrant, TalosRules, TokenKeys, TokenRefused, TokenRules
 from pgdoorman.errors import AuthenticationFailed, AuthorizationDenied, ProtocolViolation
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol import codes
@@ -101,6 +101,7 @@ class LoginKnobs:
     max_iterations: int = MAX_ITERATIONS
     pam_service: str = "pgdoorman"
     token_keys: TokenKeys = field(default_factory=TokenKeys, repr=False)
+    talos: TalosRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,9 @@ class ClientIdentity:
 
     `secret` is what was stored; `scram_keys` the keys that a SCRAM log-in against a stored verifier gives away, good
     for logging in to a server that has the same verifier; `password` what the client sent in clear; `system_user` what
-    was proved before a user-name map was applied (certificate name, operating-system user, token subject)."""
+    was proved before a user-name map was applied (certificate name, operating-system user, token subject);
+    `application_name`, if not empty, takes the place of what the client calls itself. With Talos `user` is the role
+    that a token grants, and not whom the client asked to be."""
 
     user: str
     method: str
@@ -135,6 +138,7 @@ class ClientIdentity:
     scram_keys: ScramKeys | None = field(default=None, repr=False)
     password: bytes | None = field(default=None, repr=False)
     system_user: str = ""
+    application_name: str = ""
 
 
 def authenticate(attempt: LoginAttempt) -> Dialogue[ClientIdentity]:
@@ -169,12 +173,15 @@ class _ClientLogin:
         identity = yield from self._prove(explanation.method)
         if identity.secret is None:
             # Somebody else has judged. That the user is known here is not what was proved.
-            identity = replace(identity, secret=(yield from self._existing()))
+            identity = replace(identity, secret=(yield from self._existing(identity.user)))
         if explanation.rule.client_cert == "verify-full" and explanation.method is not Method.CERT:
             self._check_certificate(explanation.rule)
         return identity
 
     def _prove(self, method: Method) -> Dialogue[ClientIdentity]:
+        talos = self._attempt.knobs.talos
+        if talos is not None and self._attempt.user == TALOS_USER:
+            return (yield from self._talos(talos))
         match method:
             case Method.PEER:
                 secret = yield from self._existing()
@@ -225,10 +232,11 @@ class _ClientLogin:
 
     # Without a password.
 
-    def _existing(self) -> Dialogue[StoredSecret]:
-        secret: StoredSecret | None = yield FindSecret(self._attempt.user, self._attempt.database)
+    def _existing(self, user: str = "") -> Dialogue[StoredSecret]:
+        user = user or self._attempt.user
+        secret: StoredSecret | None = yield FindSecret(user, self._attempt.database)
         if secret is None:
-            raise LoginDenied(f'role "{self._attempt.user}" does not exist', "no such user")
+            raise LoginDenied(f'role "{user}" does not exist', "no such user")
         return secret
 
     def _identified(self, method: str, secret: StoredSecret, system_user: str) -> ClientIdentity:
@@ -341,6 +349,23 @@ class _ClientLogin:
                 "the token is for another user",
             )
         return ClientIdentity(attempt.user, "jwt", self._rule, system_user=subject)
+
+    def _talos(self, rules: TalosRules) -> Dialogue[ClientIdentity]:
+        database, keys = self._attempt.database, self._attempt.knobs.token_keys
+        token = yield from self._ask_password()
+
+        def work() -> TalosGrant:
+            from pgdoorman.auth.jwt import judge_talos  # noqa: PLC0415 - heavy, and most houses never see a token
+
+            return judge_talos(token, rules, database, keys)
+
+        try:
+            grant = yield from offload(work)
+        except TokenRefused as refused:
+            raise LoginDenied(f'the token grants no role in database "{database}"', refused.message) from None
+        return ClientIdentity(
+            grant.role, "talos", self._rule, system_user=grant.client_id, application_name=grant.client_id
+        )
 
     def _oauth(self) -> Dialogue[ClientIdentity]:
         attempt = self._attempt

@@ -20,7 +20,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from pgdoorman.auth.tokens import DEFAULT_CLAIM, PublicKey, TokenKeys, TokenRefused, TokenRules
+from pgdoorman.auth.tokens import (
+    DEFAULT_CLAIM,
+    PublicKey,
+    TalosGrant,
+    TalosRules,
+    TokenKeys,
+    TokenRefused,
+    TokenRules,
+)
 from pgdoorman.errors import ConfigError
 
 MINTED_LIFETIME: Final = 120
@@ -221,6 +229,34 @@ def talos_role(claims: Mapping[str, Any], databases: Iterable[str]) -> tuple[str
             if ":" in str(resource) and database in wanted and isinstance(roles, list) and role in roles:
                 return database, role
     return None
+
+
+def load_talos_key(path: str) -> tuple[PublicKey, ...]:
+    """The RSA key in a file called by its id. Raises ConfigError."""
+    place = Path(path)
+    try:
+        keys = _keys_of_file(place, _read_bounded(place), place.stem)
+    except OSError as error:
+        raise ConfigError(f"could not read the token key: {error.strerror or error}", file=path) from None
+    if not isinstance(keys[0].key, rsa.RSAPublicKey):
+        raise ConfigError("not an RSA public key", file=path)
+    return keys
+
+
+def judge_talos(token: bytes, rules: TalosRules, database: str, keys: TokenKeys) -> TalosGrant:
+    """The role that a token grants in the database asked for, and whose token it is. Raises TokenRefused."""
+    usable: list[PublicKey] = []
+    for path in rules.keys:
+        try:
+            usable += keys.at(path, load_talos_key)
+        except ConfigError as error:
+            raise TokenRefused(str(error)) from None
+    claims = verify_token(token, usable, TokenRules(""))
+    granted = talos_role(claims, rules.names.get(database, frozenset()))
+    if granted is None:
+        raise TokenRefused("the token grants no role in this database")
+    client = claims.get("clientId")
+    return TalosGrant(granted[1], client if isinstance(client, str) else "")
 
 
 # Minting.

@@ -55,6 +55,27 @@ class TokenRules:
         )
 
 
+TALOS_USER: Final = "talos"
+"""Who logs in under this name becomes the role that its token grants, where Talos is set up."""
+
+
+@dataclass(frozen=True, slots=True)
+class TalosRules:
+    """Which keys may sign role tokens (paths of PEM files whose stems are the key ids), and under which names a token may
+    speak of each database that clients ask for."""
+
+    keys: tuple[str, ...]
+    names: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class TalosGrant:
+    """What a role token grants."""
+
+    role: str
+    client_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class PublicKey:
     """A key and the algorithms that go with it. `key_id` is "" for a key without one."""

@@ -9,7 +9,7 @@ import logging
 import pwd
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -341,6 +341,9 @@ class Login:
         identity = runner.result()
         message = self._message
         assert message is not None
+        if identity.application_name:
+            named = (*message.parameters, ("application_name", identity.application_name))
+            message = replace(message, parameters=named)
         tls = self._handshake.description if self._handshake is not None else ""
         arrived = Arrived(self.sock, self.peer, message, self._version, identity, runner.take_input(), tls)
         self._stop_listening()

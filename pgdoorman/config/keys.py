@@ -92,7 +92,7 @@ FEATURES: frozenset[Feature] = frozenset(
         Feature.WEB,
         # Feature.WEB_PAGES,
         # Feature.SSO,
-        # Feature.TALOS,
+        Feature.TALOS,
         Feature.JWT,
         Feature.PAM,
         # Feature.PATRONI,

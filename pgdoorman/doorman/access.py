@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pgdoorman.auth.hba import HbaRules, Method, allow_all, parse_hba, rules_from_networks
 from pgdoorman.auth.ident import NO_MAPS, IdentMaps, parse_ident
 from pgdoorman.auth.pam import is_installed as has_pam
-from pgdoorman.auth.tokens import PRIVATE_KEY_PREFIX, PUBLIC_KEY_PREFIX
+from pgdoorman.auth.tokens import PRIVATE_KEY_PREFIX, PUBLIC_KEY_PREFIX, TalosRules
 from pgdoorman.config.settings import GeneralSettings, PoolSettings, Settings
 from pgdoorman.errors import ConfigError, ConfigErrors
 
@@ -21,6 +21,7 @@ class Access:
 
     rules: HbaRules
     ident_maps: IdentMaps
+    talos: TalosRules | None = None
 
 
 def read_access(settings: Settings) -> Access:
@@ -31,9 +32,10 @@ def read_access(settings: Settings) -> Access:
     if not errors:
         errors += _unknown_maps(rules, maps)
     errors += _unusable_files(rules, settings.pools.values())
+    errors += _unusable_talos_keys(settings)
     if errors:
         raise ConfigErrors(errors)
-    return Access(rules, maps)
+    return Access(rules, maps, talos_of(settings))
 
 
 def _attempt[T](read: Callable[[], T], errors: list[ConfigError]) -> T | None:
@@ -58,6 +60,27 @@ def maps_of(general: GeneralSettings) -> IdentMaps:
     """The user-name maps that the settings mean. Raises ConfigErrors."""
     text = general.pg_ident
     return NO_MAPS if text is None else parse_ident(text.text, text.file, first_line=text.first_line)
+
+
+def talos_of(settings: Settings) -> TalosRules | None:
+    """Role tokens; None if none are accepted. A token may call a database as clients do or as the server does."""
+    if not settings.talos.keys:
+        return None
+    known = frozenset(settings.talos.databases)
+    names = {pool.name: known & {pool.name, pool.database} for pool in settings.pools.values()}
+    return TalosRules(tuple(map(str, settings.talos.keys)), names)
+
+
+def _unusable_talos_keys(settings: Settings) -> Iterator[ConfigError]:
+    if not settings.talos.keys:
+        return
+    from pgdoorman.auth import jwt  # noqa: PLC0415 - heavy, and most houses have no tokens
+
+    for path in settings.talos.keys:
+        try:
+            jwt.load_talos_key(str(path))
+        except ConfigError as error:
+            yield ConfigError(str(error), key="talos.keys")
 
 
 def _unknown_maps(rules: HbaRules, maps: IdentMaps) -> Iterator[ConfigError]:

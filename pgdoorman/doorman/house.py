@@ -149,7 +149,6 @@ class Doorman:
         self._deadline = float("inf")
         self._next_collection = 0.0
         self._next_sweep = 0.0
-        self._next_sweep = 0.0
         self._reloading = threading.Lock()
         self.identity: Identity = Identity(
             version=__version__,
@@ -428,7 +427,7 @@ class Doorman:
         if verifiers.iterations != general.scram_iterations:
             verifiers = MadeVerifiers(general.scram_iterations)
         desk.rules = access.rules
-        desk.knobs = replace(desk.knobs, verifiers=verifiers, ident_maps=access.ident_maps)
+        desk.knobs = replace(desk.knobs, verifiers=verifiers, ident_maps=access.ident_maps, talos=access.talos)
         desk.failed.limit, desk.failed.window = general.failed_login_limit, general.failed_login_window
 
     def _apply_pools(self, settings: Settings) -> None:
@@ -447,11 +446,6 @@ class Doorman:
 
     def _collect(self) -> None:
         now = monotonic()
-        if now >= self._next_sweep:
-            self._next_sweep = now + self.general.query_interner_gc_interval_seconds
-            idle = self.general.query_interner_anon_idle_ttl_seconds
-            for pool in self.registry.all() if idle else ():
-                pool.book.sweep(now, idle)
         if now >= self._next_sweep:
             self._next_sweep = now + self.general.query_interner_gc_interval_seconds
             idle = self.general.query_interner_anon_idle_ttl_seconds

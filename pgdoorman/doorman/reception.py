@@ -218,12 +218,12 @@ class Desk:
         """The pool that the client goes to, with the client counted in. Raises the refusal."""
         message, identity = arrived.message, arrived.identity
         while True:
-            pool = self._registry.listed(message.database, message.user)
+            pool = self._registry.listed(message.database, identity.user)
             query = self._lookups.of(message.database) if pool is None else None
             if query is not None and identity.secret is not None:
-                pool = self._pool_of_found(query, message.user, identity.secret)
+                pool = self._pool_of_found(query, identity.user, identity.secret)
             if pool is None:
-                raise UnknownDatabase(f"No pool configured for database: {message.database}, user: {message.user}")
+                raise UnknownDatabase(f"No pool configured for database: {message.database}, user: {identity.user}")
             if pool.disabled:
                 raise DisabledDatabase(f'database "{message.database}" is disabled')
             if self._count_in(pool):

@@ -391,3 +391,44 @@ def test_a_crowd_of_guesses_does_not_get_past_the_limit(house: Start) -> None:
     assert wires[-1].receive().fields()["C"] == "28000"
     for wire in wires:
         wire.hang_up()
+
+
+# Role tokens
+
+
+def test_talos(postgres: Postgres, start_doorman: StartDoorman, keys: Path) -> None:
+    """Who comes as `talos` becomes the strongest role that the token grants in the database asked for."""
+    pools = {
+        "app": pool(postgres, *(user(name, "x", server_username="alice") for name in ("owner", "read_only"))),
+        "shop": pool(postgres, user("owner", "x", server_username="bob"), server_database="other"),
+    }
+    doorman = start_doorman(
+        pools=pools,
+        general={"pg_hba": {"content": "host pgdoorman all all md5\nhost app,shop talos all md5\n"}},
+        sections={"talos": {"keys": [f"{keys}/rsa.pem"], "databases": ["app", "other"]}},
+    )
+
+    def try_talos(database: str, access: Any, **options: Any) -> str:
+        said = token(headers={"kid": "rsa"}, resource_access=access, clientId="robot", **options)
+        try:
+            with doorman.connect(database, "talos", said) as wire:
+                return f"{wire.value('select current_user')} {wire.value('show application_name')}"
+        except ServerError as error:
+            return error.sqlstate
+
+    def grants(**roles: list[str]) -> Any:
+        return {f"svc:{database}": {"roles": granted} for database, granted in roles.items()}
+
+    assert try_talos("app", grants(app=["read_only", "owner"])) == "alice robot"
+    assert {row["user"]: row["cl_idle"] for row in doorman.show("pools")}.keys() == {"owner", "read_only"}
+    assert try_talos("app", grants(app=["read_only"], other=["owner"])) == "alice robot"
+    assert try_talos("shop", grants(other=["owner"])) == "bob robot", "called as at the server"
+    assert try_talos("app", grants(other=["owner"])) == "28000", "granted elsewhere"
+    assert try_talos("app", grants(app=["read_write"])) == "28000", "a role that is no user here"
+    assert try_talos("app", grants(app=["superuser"])) == "28000"
+    assert try_talos("app", {}) == "28000"
+    assert try_talos("app", grants(app=["owner"]), exp=1) == "28000"
+    assert says(doorman, "talos", token(ED, "EdDSA", {"kid": "rsa"}, resource_access=grants(app=["owner"]))).startswith(
+        "28000"
+    )
+    assert says(doorman, "owner", "x").startswith("28000"), "no line lets them in by themselves"
