@@ -91,7 +91,11 @@ def from_server(options: GenerateOptions, language: str, output: Path | None) ->
     """What a server's roles and databases amount to."""
     try:
         with SqlClient.log_in(
-            Address(options.host, options.port), options.user, options.password, options.database or options.user
+            Address(options.host, options.port),
+            options.user,
+            options.password,
+            options.database or options.user,
+            tls=ServerTlsMode.REQUIRE if options.tls else ServerTlsMode.PREFER,
         ) as client:
             found = look(client)
     except PgDoormanError as error:

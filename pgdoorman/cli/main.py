@@ -127,7 +127,7 @@ def generate(
         str | None,
         typer.Option("--database", "-d", envvar="PGDATABASE", help="Where to ask; the user's name if not given."),
     ] = None,
-    ssl: Annotated[bool, typer.Option("--ssl", help="Have the pooler speak TLS with PostgreSQL.")] = False,
+    ssl: Annotated[bool, typer.Option("--ssl", help="Ask with TLS, and have the pooler do so, too.")] = False,
     pool_size: Annotated[int, typer.Option("--pool-size", min=1, help="Of each user in each database.")] = 40,
     session_pool_mode: Annotated[bool, typer.Option("--session-pool-mode", "-s", help="Pool by session.")] = False,
     output: Annotated[

@@ -8,6 +8,7 @@ from typing import Any, Self
 from pgdoorman.auth.backend_login import BackendCredentials
 from pgdoorman.backend.inquiry import read_row
 from pgdoorman.backend.startup import OpeningPlan, wait_opened
+from pgdoorman.config.settings import ServerTlsMode, ServerTlsSettings, TlsFiles
 from pgdoorman.errors import BackendRefused, BackendUnavailable
 from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
@@ -17,6 +18,7 @@ from pgdoorman.protocol.startup import parse_error_fields
 from pgdoorman.transport.connect import Address
 from pgdoorman.transport.listen import operators_path
 from pgdoorman.transport.sockets import close_quietly
+from pgdoorman.transport.tls_connect import Connectors
 
 type Row = dict[str, str | None]
 
@@ -53,14 +55,27 @@ class SqlClient:
         self._sock.settimeout(patience)
 
     @classmethod
-    def log_in(cls, address: Address, user: str, password: str | None, database: str, patience: float = 10.0) -> Self:
+    def log_in(
+        cls,
+        address: Address,
+        user: str,
+        password: str | None,
+        database: str,
+        patience: float = 10.0,
+        tls: ServerTlsMode = ServerTlsMode.PREFER,
+    ) -> Self:
         """Connect and log in within `patience` seconds; a later answer may take as long again.
 
         Raises BackendUnavailable, BackendRefused (the server's own refusal), CredentialsMissing and ProtocolViolation.
         """
         secret = password.encode() if password is not None else None
         plan = OpeningPlan(
-            address, database, BackendCredentials(user, password=secret), (("application_name", "pgdoorman"),), patience
+            address,
+            database,
+            BackendCredentials(user, password=secret),
+            (("application_name", "pgdoorman"),),
+            patience,
+            tls=Connectors().find(ServerTlsSettings(tls, TlsFiles())),
         )
         return cls(wait_opened(plan).sock, patience)
 

@@ -4,8 +4,10 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Thread, get_native_id
+from threading import Condition, Thread, current_thread, get_native_id
 from typing import Any
+
+from pgdoorman.runtime.process import name_threads
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Helpers:
             thread.join(wait_seconds)
 
     def _run(self) -> None:
+        name_threads([current_thread()])
         if self._nice:
             try:
                 thread = get_native_id()

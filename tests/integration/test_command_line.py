@@ -11,11 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from pgdoorman.cli.main import app, with_command
-from pgdoorman.config.load import load
+from pgdoorman.config.load import load, load_text
+from pgdoorman.config.settings import ServerTlsMode
 from tests.integration.conftest import StartDoorman
+from tests.support.certificates import Authority
 from tests.support.doorman import Doorman, pool, user
 from tests.support.postgres import SECRET, Postgres
 from tests.support.process import Process, free_port, wait_until
+from tests.support.tls_postgres import TlsPostgres
 from tests.support.wire import HungUp, ServerError, Wire
 
 PATIENCE = 60.0
@@ -271,6 +274,20 @@ def test_a_role_that_may_not_read_passwords_gets_an_auth_query(workspace: Path, 
         assert str(secret).startswith("SCRAM-SHA-256$")
         with pytest.raises(ServerError, match="42501"):
             wire.rows("select passwd from pg_shadow")
+
+
+def test_a_server_that_wants_tls(workspace: Path) -> None:
+    pair = Authority("Servers").issue("postgres", ["127.0.0.1"])
+    with TlsPostgres(pair, Authority("Clients")) as server:
+        server.populate()
+        where = ("--host", server.host, "-p", str(server.port), "-u", "only_tls", "-d", "app", "-f", "toml")
+        refused = _run("generate", *where, PGPASSWORD="wrong")
+        assert refused.returncode == 69
+        assert "password authentication failed" in refused.stderr
+        for options, mode in (((), ServerTlsMode.ALLOW), (("--ssl",), ServerTlsMode.REQUIRE)):
+            done = _run("generate", *where, *options, PGPASSWORD=SECRET)
+            assert done.returncode == 0, done.stderr
+            assert load_text(done.stdout).general.server_tls_mode is mode
 
 
 def test_options_of_generate(postgres: Postgres) -> None:
