@@ -329,7 +329,8 @@ class Desk:
 
     def take_operator(self, sock: Any, peer: Peer) -> None:
         """A connection at the operator's own door: the kernel says who it is, and it is greeted without a word."""
-        if peer.user_id not in (0, os.geteuid()):
+        # A process that the kernel cannot name for us lives in another container of the same network: its root is not ours.
+        if not peer.process_id or peer.user_id not in (0, os.geteuid()):
             sock.send(error_message(NOT_THE_OPERATOR), DONT_WAIT)
             sock.close()
             return
