@@ -10,7 +10,8 @@ what was stored.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -86,18 +87,22 @@ class TlsFacts:
     certificate: ClientCertificate | None = None
 
 
+type UsualSecret = Literal["scram-sha-256", "md5", "plain"]
+
+
 @dataclass(frozen=True, slots=True)
 class LoginKnobs:
     """The owner's wishes, and what this process made up. One value for all log-ins.
 
-    `unknown_user_method` is what a user that does not exist is asked on an `md5` line, where existing users are asked
-    according to their secret: best what most of them have. `max_iterations` caps the rounds for a verifier when a
+    `unknown_user_method` is how a user that does not exist is asked on an `md5` line, where existing users are asked
+    according to their secret: best as most of them are ("plain": as one whose password is stored in clear).
+    `max_iterations` caps the rounds for a verifier when a
     password comes in clear, for roles may set their own. `pam_service` is for `pam` lines that name none."""
 
     verifiers: MadeVerifiers
     ident_maps: IdentMaps = NO_MAPS
     neighbourhood: Neighbourhood | None = None
-    unknown_user_method: Literal["scram-sha-256", "md5"] = "scram-sha-256"
+    unknown_user_method: UsualSecret = "scram-sha-256"
     max_iterations: int = MAX_ITERATIONS
     pam_service: str = "pgdoorman"
     token_keys: TokenKeys = field(default_factory=TokenKeys, repr=False)
@@ -139,6 +144,20 @@ class ClientIdentity:
     password: bytes | None = field(default=None, repr=False)
     system_user: str = ""
     application_name: str = ""
+
+
+def usual_secret(secrets: Iterable[StoredSecret]) -> UsualSecret:
+    """The kind that most of these are of; a SCRAM verifier where none says otherwise."""
+    kinds = Counter[UsualSecret]()
+    for secret in secrets:
+        match secret:
+            case ScramSecret():
+                kinds["scram-sha-256"] += 1
+            case Md5Secret():
+                kinds["md5"] += 1
+            case PlainSecret():
+                kinds["plain"] += 1
+    return max(kinds, key=lambda kind: kinds[kind], default="scram-sha-256")
 
 
 def authenticate(attempt: LoginAttempt) -> Dialogue[ClientIdentity]:
@@ -228,7 +247,10 @@ class _ClientLogin:
                 return Method.MD5
             case PlainSecret():
                 return Method.MD5 if method is Method.MD5 else Method.SCRAM
-        return Method(self._attempt.knobs.unknown_user_method)
+        usual = self._attempt.knobs.unknown_user_method
+        if usual == "plain":
+            return Method.MD5 if method is Method.MD5 else Method.SCRAM
+        return Method(usual)
 
     # Without a password.
 

@@ -76,13 +76,15 @@ class Reception(Protocol):
 
     login_timeout: float
     rules: HbaRules
-    knobs: LoginKnobs
     patient_helpers: Helpers  # for work that waits for others
     tls: "TlsDoor | None"
     handshakes: HandshakeRate
 
     def admit(self, message: StartupMessage, peer: Peer, *, encrypted: bool = False) -> None:
         """Whether a client for this database may be let in at all. Raises the refusal."""
+
+    def knobs_for(self, database: str) -> LoginKnobs:
+        """How clients of a database prove themselves."""
 
     def find_secret(self, wanted: FindSecret, told: Callable[..., Any]) -> StoredSecret | Pending | None:
         """What is stored for the user. PENDING: `told(secret, error)` will be called, once, on any thread."""
@@ -267,7 +269,7 @@ class Login:
             replication=replication,
             address=None if self.peer.is_unix else self.peer.address,
             rules=self._reception.rules,
-            knobs=self._reception.knobs,
+            knobs=self._reception.knobs_for(message.database),
             tls=self._tls_facts(),
             find_os_user=partial(_user_name, self.peer.user_id),
         )

@@ -5,6 +5,7 @@ import os
 import pwd
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from threading import Lock
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pgdoorman.admin.console import Console
 from pgdoorman.admin.flavour import Flavour, is_console
-from pgdoorman.auth.client_login import LoginDenied, LoginKnobs, LoginRefused
+from pgdoorman.auth.client_login import LoginDenied, LoginKnobs, LoginRefused, UsualSecret, usual_secret
 from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret, parse_secret
@@ -25,7 +26,7 @@ from pgdoorman.client.passage import Passage
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
 from pgdoorman.client.welcome import Welcome
-from pgdoorman.config.settings import GeneralSettings
+from pgdoorman.config.settings import GeneralSettings, Settings
 from pgdoorman.control import Control
 from pgdoorman.doorman.console_session import ConsoleSession
 from pgdoorman.doorman.lookups import Lookups
@@ -111,6 +112,7 @@ class Desk:
         self.knobs: LoginKnobs
         self.patient_helpers = patient_helpers
         self.failed = FailedLogins()
+        self._usual: dict[str, UsualSecret] = {}
         self.tls: TlsDoor | None = None  # how clients get TLS
         self.handshakes = HandshakeRate()
         self.closed = False
@@ -155,6 +157,23 @@ class Desk:
                 f"No connection pool configured for database: {database}, user: {message.user}. "
                 "Please check your connection parameters."
             )
+
+    def knobs_for(self, database: str) -> LoginKnobs:
+        """As for all, and users that do not exist are asked as most of this database's are."""
+        usual = self._usual.get(database)
+        if usual is None:
+            query = self._lookups.of(database)
+            usual = query.usual_secret if query is not None else "scram-sha-256"
+        knobs = self.knobs
+        return knobs if usual == knobs.unknown_user_method else replace(knobs, unknown_user_method=usual)
+
+    def learn_usual(self, settings: Settings) -> None:
+        """See what most users of each database have for a secret."""
+        self._usual = {
+            name: usual_secret(parse_secret(user.password.reveal()) for user in pool.users)
+            for name, pool in settings.pools.items()
+            if any(user.password for user in pool.users)
+        }
 
     def find_secret(self, wanted: FindSecret, told: Callable[..., Any]) -> StoredSecret | Pending | None:
         """The stored secret of a user of a pool, or of the console's. PENDING: `told` will be called with it."""

@@ -13,8 +13,9 @@ from threading import Lock
 from time import monotonic
 from typing import Any, ClassVar, Final
 
+from pgdoorman.auth.client_login import UsualSecret, usual_secret
 from pgdoorman.auth.found_user import FACTS_SQL, MAX_NAME, FoundUser, LookupRefused, read_user
-from pgdoorman.auth.secrets import secret_text
+from pgdoorman.auth.secrets import StoredSecret, secret_text
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.lookup import wait_answers
 from pgdoorman.backend.startup import OpeningPlan, wait_opened
@@ -109,6 +110,7 @@ class AuthQuery:
         self._generation = 0
         self._closed = False
         self._last_error = ""
+        self._recent: deque[StoredSecret] = deque(maxlen=50)
         self._take_settings(settings, pool)
         self._cache = SecretCache(self._query.cache_ttl, self._query.cache_failure_ttl)
 
@@ -299,6 +301,8 @@ class AuthQuery:
         with self._lock:
             if generation == self._generation:
                 self._cache.put(user, found, monotonic())
+            if found is not None:
+                self._recent.append(found.secret)
             waiting = self._waiting.pop(user, [])
             self._last_error = ""
         for told in waiting:
@@ -336,6 +340,12 @@ class AuthQuery:
     def is_shared(self) -> bool:
         """Whether all users found here use one pool."""
         return self._query.server_user is not None
+
+    @property
+    def usual_secret(self) -> UsualSecret:
+        """The kind of secret that most users have who were found of late."""
+        with self._lock:
+            return usual_secret(self._recent)
 
     def count_login(self, succeeded: bool) -> None:
         """A user of ours has logged in, or failed to."""

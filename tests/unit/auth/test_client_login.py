@@ -23,7 +23,9 @@ from pgdoorman.auth.client_login import (
     LoginKnobs,
     LoginRefused,
     TlsFacts,
+    UsualSecret,
     authenticate,
+    usual_secret,
 )
 from pgdoorman.auth.hba import HbaRules, parse_hba, rules_from_networks
 from pgdoorman.auth.ident import parse_ident
@@ -44,7 +46,7 @@ from pgdoorman.auth.secrets import (
 )
 from pgdoorman.errors import AuthorizationDenied, PgDoormanError, ProtocolViolation
 from pgdoorman.protocol import authentication as wire
-from pgdoorman.protocol.dialogue import Dialogue, FindSecret, Send
+from pgdoorman.protocol.dialogue import Dialogue, FindSecret, Runner, Send
 from pgdoorman.protocol.startup import Replication, startup_message
 from tests.support.script import Outcome, Pair, drive, finds, receives, run_script, sends, sends_into, works
 
@@ -558,6 +560,32 @@ def test_who_is_proved_by_others_must_be_known_here(tmp_path: Path, monkeypatch:
     assert isinstance(outcome.error, LoginDenied)
     assert str(outcome.error) == 'role "alice" does not exist'
     assert isinstance(meet(by_method("pam pamservice=denies"), None)[0].error, LoginRefused)
+
+
+@pytest.mark.parametrize(
+    ("usual", "method", "asked"),
+    [
+        ("scram-sha-256", "md5", b"\0\0\0\n"),
+        ("md5", "md5", b"\0\0\0\5"),
+        ("plain", "md5", b"\0\0\0\5"),
+        ("md5", "scram-sha-256", b"\0\0\0\n"),
+        ("plain", "as stored", b"\0\0\0\n"),
+        ("md5", "as stored", b"\0\0\0\5"),
+    ],
+)
+def test_an_unknown_user_is_asked_as_most_are(usual: UsualSecret, method: str, asked: bytes) -> None:
+    login = by_method(method)
+    runner = Runner(authenticate(replace(login, knobs=replace(login.knobs, unknown_user_method=usual))))
+    runner.answer(None)
+    assert runner.take_output()[5:9] == asked
+
+
+def test_the_usual_secret() -> None:
+    scram = ScramSecret(4096, b"s", bytes(32), bytes(32))
+    assert usual_secret([]) == "scram-sha-256"
+    assert usual_secret([NoSecret(), PamSecret("x")]) == "scram-sha-256"
+    assert usual_secret([Md5Secret("0" * 32), NoSecret(), scram, Md5Secret("1" * 32)]) == "md5"
+    assert usual_secret([PlainSecret(b"x"), NoSecret()]) == "plain"
 
 
 def test_the_name_of_the_system_user_is_only_looked_for_where_it_counts() -> None:
