@@ -60,9 +60,6 @@ class HouseCollector(Collector):
         )
         users = [((user.name, user.database, user.pool_mode or ""), 1) for user in house.users()]
         yield _gauge("users_configured", "One for each user of a pool.", (*POOL, "pool_mode"), users)
-        sockets = [((kind,), count) for kind, count in house.socket_counts().items()]
-        if sockets:
-            yield _gauge("sockets", "Sockets of this process by state.", ("type",), sockets)
 
     def _of_growth(self) -> Iterator[Metric]:
         scaling = list(self._house.pool_scaling())

@@ -15,6 +15,7 @@ from tests.support.doorman import Doorman, pool, user
 from tests.support.postgres import Postgres
 from tests.support.process import DidNotStart, free_port, wait_until
 from tests.support.wire import Wire, query
+from tests.unit.config.test_examples import health_check
 
 Asked = tuple[int, str]
 
@@ -190,3 +191,17 @@ def test_a_port_that_is_taken_ends_the_start(workspace: Path, postgres: Postgres
 
 def test_nothing_listens_unless_asked(doorman: Doorman) -> None:
     assert "metrics and probes" not in doorman.log()
+
+
+# The image's health check is about the same question, asked without [web].
+
+
+def test_the_image_s_health_check(doorman: Doorman) -> None:
+    assert health_check(doorman.port) == 0
+    doorman.stop()
+    assert health_check(doorman.port) != 0
+
+
+def test_it_finds_one_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert health_check(silent.getsockname()[1]) != 0

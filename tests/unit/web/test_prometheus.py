@@ -44,7 +44,6 @@ def _value(series: Series, name: str, **labels: str) -> float:
         ("connections_total", {"type": "cancel"}, 2),
         ("log_level", {"level": "info"}, 1),
         ("shutdown_in_progress", {}, 0),
-        ("sockets", {"type": "tcp_established"}, 5),
         ("users_configured", {"user": "app", "database": "", "pool_mode": "session"}, 1),
         ("pools_clients", {"status": "idle", "user": "app", "database": "shop"}, 3),
         ("pools_clients", {"status": "active", "user": "app", "database": "shop"}, 2),
