@@ -55,7 +55,8 @@ class TlsConnector:
         """TLS over the connected `sock`, which belongs to the result; None if the server has none and `insist` is false.
         Then `sock` can be used as it is.
 
-        Raises TlsRejected, ProtocolViolation and TimeoutError (`deadline` is monotonic); `sock` is the caller's to close.
+        Raises TlsRejected, BackendUnavailable, ProtocolViolation and TimeoutError (`deadline` is monotonic); `sock` is the
+        caller's to close.
         """
         sock.settimeout(max(0.001, deadline - monotonic()))
         sock.sendall(ssl_request())
@@ -64,6 +65,8 @@ class TlsConnector:
             if insist:
                 raise TlsRejected(f"the server at {address} has no TLS, which server_tls_mode = {self.mode} asks for")
             return None
+        if not answer:
+            raise BackendUnavailable(f"the server at {address} closed the connection when it was asked for TLS")
         if answer != b"S":
             # An error, perhaps; but nobody has proved that it is the server's, so its words are not passed on.
             raise ProtocolViolation(f"the server at {address} does not answer the request for TLS as PostgreSQL does")

@@ -755,7 +755,7 @@ def test_servers_that_answer_oddly(start_doorman: StartDoorman) -> None:
         "early": (b"S" + bytes(20), "received unencrypted data"),
         "error": (b"E\0\0\0\x20SFATAL\0Mtake this instead\0\0", "does not answer the request for TLS"),
         "nonsense": (b"?", "does not answer the request for TLS"),
-        "nothing": (b"", "lost|does not answer"),
+        "nothing": (b"", "closed the connection when it was asked for TLS"),
     }
 
     def script_for(answer: bytes) -> Callable[[Peer], None]:
