@@ -52,6 +52,17 @@ def _one_of(allowed: tuple[str, ...], what: str, value: str) -> str:
     return value.lower()
 
 
+def _levels(text: str) -> str:
+    from pgdoorman.errors import ConfigError
+    from pgdoorman.logs import parse_levels
+
+    try:
+        parse_levels(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
 @app.callback()
 def main_options(
     version: Annotated[
@@ -70,7 +81,10 @@ ConfigArgument = Annotated[Path, typer.Argument(envvar="CONFIG_FILE", help="Conf
 def run(
     config: ConfigArgument = Path(DEFAULT_CONFIG),
     test: Annotated[bool, typer.Option("--test-config", "-t", help="Check the configuration and exit.")] = False,
-    log_level: Annotated[str, typer.Option("--log-level", "-l", envvar="LOG_LEVEL", help=", ".join(LEVELS))] = "info",
+    log_level: Annotated[
+        str,
+        typer.Option("--log-level", "-l", envvar="LOG_LEVEL", help=f"{', '.join(LEVELS)}; or info,pool=debug"),
+    ] = "info",
     log_format: Annotated[
         str, typer.Option("--log-format", "-F", envvar="LOG_FORMAT", help=", ".join(FORMATS))
     ] = "text",
@@ -90,9 +104,9 @@ def run(
     from pgdoorman.cli.terminal import has_colours
 
     if test:
-        raise typer.Exit(runner.test_config(config))
+        raise typer.Exit(runner.check_config(config))
     options = runner.RunOptions(
-        log_level=_one_of(LEVELS, "log level", log_level),
+        log_level=_levels(log_level),
         log_format=_one_of(FORMATS, "log format", log_format),
         colours=not no_color and not daemon and has_colours(2),
         daemon=daemon,
@@ -104,11 +118,12 @@ def run(
 @app.command()
 def check(
     config: ConfigArgument = Path(DEFAULT_CONFIG),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a configuration file and exit: 0 if it can be used, 78 if not."""
     from pgdoorman.cli import run as runner
 
-    raise typer.Exit(runner.test_config(config))
+    raise typer.Exit(runner.check_config(config, as_json=as_json))
 
 
 @app.command()

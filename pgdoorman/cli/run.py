@@ -4,6 +4,7 @@ Exit codes are those of sysexits.h: 78 (EX_CONFIG) for a configuration that cann
 listened on, 71 (EX_OSERR) where the system refuses something: the unix socket, the pid file, the background.
 """
 
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from pgdoorman.config.settings import Settings
 from pgdoorman.doorman.access import read_access
 from pgdoorman.doorman.encryption import check_tls
 from pgdoorman.doorman.house import Doorman, gil_enabled
-from pgdoorman.errors import ConfigError, PgDoormanError
+from pgdoorman.errors import ConfigError, ConfigErrors, PgDoormanError
 from pgdoorman.logs import Logs, set_up
 from pgdoorman.runtime.process import Birth, PidFile, PidFileTaken, detach
 from pgdoorman.runtime.systemd import adopt_listeners, take_listeners
@@ -53,15 +54,23 @@ class RunOptions:
         return ("-l", self.log_level, "-F", self.log_format, *(() if self.colours else ("-n",)))
 
 
-def test_config(path: Path) -> int:
+def check_config(path: Path, *, as_json: bool = False) -> int:
     """Read and judge a configuration. Returns the exit code."""
     try:
         settings = load(path)
         read_access(settings)
         check_tls(settings)
     except ConfigError as error:
-        print(f"Config parse error: {error}", file=sys.stderr)
+        if as_json:
+            found = error.errors if isinstance(error, ConfigErrors) else (error,)
+            errors = [{"file": one.file, "line": one.line, "key": one.key, "message": one.message} for one in found]
+            print(json.dumps({"ok": False, "errors": errors}, indent=2))
+        else:
+            print(f"Config parse error: {error}", file=sys.stderr)
         return EX_CONFIG
+    if as_json:
+        print(json.dumps({"ok": True, "warnings": settings.warnings}, indent=2))
+        return 0
     for warning in settings.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"the configuration file {path} syntax is ok")
