@@ -937,9 +937,9 @@ def test_settings_that_cannot_be_used(
 ) -> None:  # fmt: skip
     change = {name: value.replace("PAPERS", str(papers.folder)) for name, value in change.items()}
     doorman = Doorman(tmp_path, pools={"app": pool(postgres, user("bob"))}, general=papers.general())
-    assert runner.test_config(doorman.write_config()) == 0
+    assert runner.check_config(doorman.write_config()) == 0
     doorman.general |= change
-    assert runner.test_config(doorman.write_config()) == 78
+    assert runner.check_config(doorman.write_config()) == 78
     assert complaint in capsys.readouterr().err
 
 
