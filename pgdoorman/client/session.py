@@ -617,6 +617,8 @@ class Session:
         self.counters.wait_times.add(waited)
         self.held &= ~WAITING
         data, self.input = self.input, b""
+        if not self.reading:
+            self.listen_again()
         self._lease(backend, now, data)
         self.refresh()
 
@@ -652,6 +654,8 @@ class Session:
 
     def serve_leased(self, backend: Backend, data: bytes) -> None:
         """Go on with what the client says, now that its backend is ready for it."""
+        if not self.reading:
+            self.listen_again()
         serving.serve_leased(self, backend, data)
 
     def run_ahead(self, backend: Backend) -> None:
