@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from OpenSSL import SSL
 
 from pgdoorman.config.settings import TlsFiles, TlsVersion
 from pgdoorman.errors import ConfigError
@@ -261,6 +262,34 @@ def test_waiting_has_an_end(pair: tuple[TlsSocket, TlsSocket]) -> None:
     with pytest.raises(TimeoutError):
         send_forever(one)
     other.settimeout(None)
+
+
+class Stuck:
+    """A connection that has to answer a key update before it reads on, and whose peer does not read."""
+
+    def recv(self, size: int) -> bytes:
+        raise SSL.WantWriteError
+
+
+def test_a_peer_that_does_not_read_what_tls_says(
+    pair: tuple[TlsSocket, TlsSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the poller busy by what it sends: for some seconds, not for good."""
+    one, _ = pair
+    now = 1000.0
+    monkeypatch.setattr(tls, "monotonic", lambda: now)
+    sock = TlsSocket(Stuck(), one._plain)  # type: ignore[arg-type]
+    for _ in range(2):
+        for _ in range(9):
+            with pytest.raises(BlockingIOError):
+                sock.recv(RECORD, DONT_WAIT)
+            now += 0.5
+        now += 60.0  # it has read meanwhile: patience begins anew
+    with pytest.raises(BlockingIOError):
+        sock.recv(RECORD, DONT_WAIT)
+    now += 6.0
+    with pytest.raises(ConnectionResetError, match="does not read"):
+        sock.recv(RECORD, DONT_WAIT)
 
 
 def test_it_changes_hands(pair: tuple[TlsSocket, TlsSocket]) -> None:
