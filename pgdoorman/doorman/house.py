@@ -19,6 +19,7 @@ from typing import Any
 from pgdoorman import __version__
 from pgdoorman.auth.client_login import LoginKnobs
 from pgdoorman.auth.scram import MadeVerifiers
+from pgdoorman.backend.cancel import wait_cancelled
 from pgdoorman.client.budget import Budget
 from pgdoorman.client.cancel_keys import CancelKeys
 from pgdoorman.client.limits import enforce, has_limits, passed_limit
@@ -38,20 +39,30 @@ from pgdoorman.doorman.lookups import Lookups, shared_pools
 from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
 from pgdoorman.doorman.service import Service
-from pgdoorman.errors import ConfigError, HandoverError, PgDoormanError
+from pgdoorman.errors import BackendUnavailable, ConfigError, HandoverError, PgDoormanError
 from pgdoorman.logs import Logs
 from pgdoorman.pool.pool import Pool, Surroundings, socket_options
 from pgdoorman.pool.registry import Registry, retire
+from pgdoorman.protocol.startup import CancelRequest
 from pgdoorman.runtime.acceptor import Acceptor
 from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.periodic import Periodic
 from pgdoorman.runtime.process import NoSuchUser, become_user, bind_thread, cores_for_workers, raise_descriptor_limit
 from pgdoorman.runtime.systemd import ServiceManager
 from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.connect import Address
 from pgdoorman.transport.handshake_rate import HandshakeRate
-from pgdoorman.transport.listen import Door, adopt, open_operators_door, open_tcp, open_unix
+from pgdoorman.transport.listen import (
+    CannotListen,
+    Door,
+    adopt,
+    open_abstract,
+    open_operators_door,
+    open_tcp,
+    open_unix,
+)
 from pgdoorman.transport.peer import peer_of
-from pgdoorman.transport.sockets import apply_options
+from pgdoorman.transport.sockets import SocketOptions, apply_options
 from pgdoorman.upgrade.successor import SuccessorPlan, is_successor, sockets_are_lent
 from pgdoorman.web.routes import Routes
 from pgdoorman.web.server import WebServer
@@ -67,7 +78,8 @@ GARBAGE_WORTH_LOOKING_FOR = 100_000
 WEB_BACKLOG = 64
 SERVICE_TICK = 0.5  # seconds between looks at the watchdog
 LAST_STEPS = 15.0  # seconds that closing may take once nobody is waited for any more
-READY_TIMEOUT = 30.0  # seconds that a successor has to get ready
+CANCEL_TIMEOUT = 5.0  # seconds that a predecessor has to take a cancel request
+READY_TIMEOUT = 60.0  # seconds that a successor has to get ready
 LOGIN_NICE = 5  # key derivations stand back behind queries: a third of a processor's time where both want all of it
 DESCRIPTORS_KEPT = 64  # for files, pipes and eventfds beside clients and backends
 
@@ -137,6 +149,10 @@ class Doorman:
         self.doors: list[Door] = []
         self._operators_listener: socket.socket | None = None
         self._web_listeners: list[socket.socket] = []
+        self._cancel_listener: socket.socket | None = None
+        self._predecessor = os.getppid() if is_successor() else 0
+        if self._predecessor:
+            self.desk.pass_cancel_on = self._pass_cancel_on
         self._lent = False
         self._upgrading = threading.Lock()
         self._acceptor: Acceptor | None = None
@@ -296,6 +312,9 @@ class Doorman:
     def _take(self, sock: Any, address: Any, listener: Any) -> None:
         if listener is self._operators_listener:
             self.desk.take_operator(sock, peer_of(sock, address))
+            return
+        if listener is self._cancel_listener and peer_of(sock, address).user_id not in (0, os.geteuid()):
+            sock.close()
             return
         apply_options(sock, socket_options(self.general.tcp))
         self.desk.take(sock, peer_of(sock, address))
@@ -536,8 +555,11 @@ class Doorman:
         if acceptor is not None:
             acceptor.stop()
         kept = [door for door in self.doors if door.listener is self._operators_listener]
+        with suppress(CannotListen):  # then our clients cannot cancel any more, and that is all
+            kept.append(open_abstract(cancel_address(os.getpid(), 0).path, "requests of our successor"))
+            self._cancel_listener = kept[-1].listener
         for door in self.doors:
-            if door not in kept:
+            if all(door is not other for other in kept):
                 door.path = ""  # the file is the successor's
                 door.close()
         self.doors = kept
@@ -547,6 +569,21 @@ class Doorman:
         web, self._web = self._web, None
         if web is not None:
             web.stop()
+
+    def _pass_cancel_on(self, request: CancelRequest, done: Callable[[], Any]) -> None:
+        """A cancel request with a key that is none of ours: one of the process before us, perhaps."""
+
+        def work() -> None:
+            try:
+                address = cancel_address(self._predecessor, 0)
+                wait_cancelled(address, request.process_id, request.secret, CANCEL_TIMEOUT, SocketOptions())
+            except BackendUnavailable:
+                self.desk.pass_cancel_on = None  # it is gone
+            finally:
+                done()
+
+        if not self.patient_helpers.submit(work):
+            done()
 
     def _upgrade_by_signal(self) -> None:
         with suppress(HandoverError):  # which is in the log
@@ -634,6 +671,11 @@ class Doorman:
         if web is not None:
             web.stop()  # last: numbers can be read until the end
         log.info("pgdoorman is shut down")
+
+
+def cancel_address(process: int, port: int) -> Address:
+    """Where a process whose place has been taken hears cancel requests for the clients that it still has."""
+    return Address(f"@pgdoorman.{process}.cancel", port)
 
 
 def _become(user: str) -> None:

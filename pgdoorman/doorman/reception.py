@@ -116,6 +116,7 @@ class Desk:
         self.tls: TlsDoor | None = None  # how clients get TLS
         self.handshakes = HandshakeRate()
         self.closed = False
+        self.pass_cancel_on: Callable[[CancelRequest, Callable[[], Any]], Any] | None = None
         self.drained = False
         self.sessions: dict[int, Session] = {}
         self.passages: dict[int, Passage] = {}  # of replication clients
@@ -394,11 +395,14 @@ class Desk:
     # Cancel.
 
     def cancel(self, request: CancelRequest, done: Callable[[], Any]) -> None:
-        """Find whose key it is and have its worker see to it. A key that nobody has is no news to anyone."""
+        """Find whose key it is and have its worker see to it. A key that nobody has is no news to anyone, but perhaps to the
+        process whose place we have taken."""
         with self._lock:
             self.connections["cancel"] += 1
         owner = self._cancel_keys.find(request.process_id, request.secret)
-        if owner is None or not owner.worker.post(partial(owner.cancel, done)):
+        if owner is None and self.pass_cancel_on is not None:
+            self.pass_cancel_on(request, done)
+        elif owner is None or not owner.worker.post(partial(owner.cancel, done)):
             done()
 
     # Going down.

@@ -111,14 +111,19 @@ def operators_path(process_id: int) -> str:
 def open_operators_door(process_id: int) -> Door:
     """Listen on `operators_path`: no file, no permissions, gone with the process. Whoever accepts must ask the kernel who
     is at the other end. Raises CannotListenLocally."""
+    return open_abstract(operators_path(process_id), "the local console")
+
+
+def open_abstract(path: str, name: str) -> Door:
+    """Listen on an abstract address, which begins with a zero byte. Raises CannotListenLocally."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        listener.bind(operators_path(process_id))
+        listener.bind(path)
         listener.listen(16)
     except OSError as error:
         listener.close()
-        raise CannotListenLocally(f"cannot open the local console: {error.strerror}") from error
-    return Door(listener, "the local console")
+        raise CannotListenLocally(f"cannot listen for {name}: {error.strerror}") from error
+    return Door(listener, name)
 
 
 def adopt(listener: socket.socket, *, owned: bool = False) -> Door:

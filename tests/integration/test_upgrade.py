@@ -16,7 +16,7 @@ from tests.integration.conftest import StartDoorman
 from tests.support.doorman import Doorman, pool, user
 from tests.support.postgres import Postgres
 from tests.support.process import wait_until
-from tests.support.wire import Wire, query
+from tests.support.wire import Wire, cancel_request, query
 
 PATIENCE = 90.0
 
@@ -60,7 +60,7 @@ def _upgrade(process: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_clients_come_and_go_on_while_processes_change(upgradable: Doorman) -> None:
+def test_clients_come_and_go_on_while_processes_change(upgradable: Doorman, postgres: Postgres) -> None:
     doorman = upgradable
     first = doorman.process.process_id
     failures: list[str] = []
@@ -92,6 +92,17 @@ def test_clients_come_and_go_on_while_processes_change(upgradable: Doorman) -> N
         stop.set()
         newcomer.join(PATIENCE)
     assert doorman.process.is_running, "it has a client in a transaction"
+    # A cancel request comes to the new process; the query runs in the old one.
+    busy.run("savepoint here")
+    busy.send(query("select pg_sleep(600)"))
+    sleeping = "select count(*) from pg_stat_activity where state = 'active' and query = 'select pg_sleep(600)'"
+    with postgres.connect() as direct:
+        wait_until(lambda: direct.value(sleeping) == "1", PATIENCE, "the query")
+    with doorman.dial() as request:
+        request.send(cancel_request(busy.process_id, busy.secret))
+        request.wait_closed(PATIENCE)
+    assert next(reply.fields()["C"] for reply in busy.settle(PATIENCE) if reply.kind == "E") == "57014"
+    busy.run("rollback to here")
     assert busy.value("select x from mine") == "42"
     busy.send(query("commit"))
     assert [reply.kind for reply in busy.wait_closed(PATIENCE)] == ["C", "Z", "E"]
