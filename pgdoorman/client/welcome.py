@@ -157,6 +157,7 @@ class Welcome:
         self._over = True
         self.worker.unwatch(arrived.sock.fileno())
         pool = self._pool
+        settings = pool.settings
         session = Session(
             next_number(),
             arrived.sock,
@@ -180,6 +181,9 @@ class Welcome:
         pool.counters[self.worker_index].logins += 1
         self._settled(session)
         session.begin_serving(self.worker, b"".join(parts), arrived.rest)
+        if pool.removed or pool.settings is not settings:
+            # A reload came in between, and may have asked everybody to follow while this one was not yet among them.
+            self.worker.post(session.follow)
 
     def _refuse(self, reason: PgDoormanError) -> None:
         try:

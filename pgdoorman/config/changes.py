@@ -24,7 +24,7 @@ from pgdoorman.config.settings import (
 _GATHERED = {
     "server_tls": Change.NEW_BACKENDS,
     "fallback": Change.NOTHING,
-    "tcp": Change.NEW_CLIENTS,
+    "tcp": Change.NEW_BACKENDS,
 }
 
 

@@ -66,7 +66,7 @@ def test_a_general_change_does_not_touch_pools_that_override_it() -> None:
     ("section", "keys", "need"),
     [
         (Section.GENERAL, {"query_wait_timeout": "1s"}, Change.NOTHING),
-        (Section.GENERAL, {"tcp_no_delay": False}, Change.NEW_CLIENTS),
+        (Section.GENERAL, {"tcp_no_delay": False}, Change.NEW_BACKENDS),
         (Section.GENERAL, {"application_name": "x"}, Change.NEW_BACKENDS),
         (Section.GENERAL, {"startup_parameters": {"work_mem": "1MB"}}, Change.NEW_BACKENDS),
         (Section.POOL, {"server_database": "x"}, Change.NEW_BACKENDS),
