@@ -512,7 +512,8 @@ _USERS = (
     Key("username", U, _TEXT, REQUIRED, NEW_POOL,
         "The name under which clients log in.", example="shop"),
     Key("password", U, SecretText(), REQUIRED, NEW_CLIENTS,
-        "What they prove: a plain password, `md5...` or `SCRAM-SHA-256$...` as PostgreSQL stores it, or empty.",
+        "What they prove: a plain password, `md5...` or `SCRAM-SHA-256$...` as PostgreSQL stores it, "
+        "`jwt-pkey-fpath:/path` for tokens, or empty.",
         example="${SHOP_PASSWORD}"),
     Key("pool_size", U, _POSITIVE, REQUIRED, NOTHING,
         "The most backends of this user.", example=40),
@@ -521,7 +522,8 @@ _USERS = (
     Key("server_username", U, _TEXT, Derived("username"), NEW_BACKENDS,
         "The role as which we log in to PostgreSQL.", example="shop_owner"),
     Key("server_password", U, SecretText(), None, NEW_BACKENDS,
-        "That role's password; without it what the client has proved is used.", example="${SHOP_OWNER_PASSWORD}"),
+        "That role's password, or `jwt-priv-key-fpath:/path` for tokens; without it what the client has proved is used.",
+        example="${SHOP_OWNER_PASSWORD}"),
     Key("auth_pam_service", U, _TEXT, None, NEW_CLIENTS,
         "Check the password by this PAM service.", feature=Feature.PAM, example="postgresql"),
 )

@@ -102,7 +102,7 @@ class AuthQuery:
         self._helpers = helpers
         self._surroundings = surroundings
         self._lock = Lock()
-        self._waiting: dict[str, list[Told]] = {}
+        self._waiting: dict[str, list[tuple[Told, bool]]] = {}  # by name: who, and whether an old answer will do
         self._queue: deque[str] = deque()
         self._idle: list[Backend] = []
         self._busy = 0
@@ -132,7 +132,9 @@ class AuthQuery:
         """What is known of a user; PENDING if `told` will be called with it, once, on any thread.
 
         With `stale` what was answered before did not fit: the truth is looked up, but for one name at most every
-        `min_interval`; sooner, the answer is the old one."""
+        `min_interval`; sooner, and where the database cannot be asked, the answer is the old one.
+
+        Raises LookupFailed where nobody can be asked now; `told` may be called with it, too."""
         if len(user.encode(errors="replace")) > MAX_NAME:
             return None
         now = monotonic()
@@ -151,11 +153,11 @@ class AuthQuery:
                 counters.misses += 1
             waiting = self._waiting.get(user)
             if waiting is not None:
-                waiting.append(told)
+                waiting.append((told, stale))
                 return PENDING
             if self._closed or len(self._waiting) >= MOST_WAITING:
                 raise LookupFailed("too many look-ups are waiting")
-            self._waiting[user] = [told]
+            self._waiting[user] = [(told, stale)]
             self._queue.append(user)
             if self._busy >= self._query.workers:
                 return PENDING
@@ -305,19 +307,23 @@ class AuthQuery:
                 self._recent.append(found.secret)
             waiting = self._waiting.pop(user, [])
             self._last_error = ""
-        for told in waiting:
+        for told, _ in waiting:
             told(found, None)
 
     def _failed(self, user: str, reason: str) -> None:
         with self._lock:
             self.counters.errors += 1
             waiting = self._waiting.pop(user, [])
-            known, self._last_error = self._last_error == reason, reason
-        if not known:
+            known = self._cache.get(user)
+            is_news, self._last_error = self._last_error != reason, reason
+        if is_news:
             log.error("[%s] auth_query failed: %s", self.database, reason)
         error = LookupFailed(reason)
-        for told in waiting:
-            told(None, error)
+        for told, stale in waiting:
+            if stale and known is not None:
+                told(known.found, None)
+            else:
+                told(None, error)
 
     # The users' pools.
 
@@ -399,7 +405,7 @@ class AuthQuery:
         """No more look-ups; who waits is refused."""
         with self._lock:
             self._closed = True
-            waiting = [told for tolds in self._waiting.values() for told in tolds]
+            waiting = [told for tolds in self._waiting.values() for told, _ in tolds]
             self._waiting.clear()
             self._queue.clear()
         self._close_idle()

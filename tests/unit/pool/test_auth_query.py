@@ -180,6 +180,25 @@ def test_a_server_that_hangs_up_at_each_question() -> None:
         assert query.counters.errors == 2
 
 
+def test_an_old_answer_stands_where_no_newer_can_be_had() -> None:
+    asked: list[str] = []
+
+    def once(peer: Peer) -> None:
+        peer.greet()
+        user = read_question(peer)
+        if not asked:
+            asked.append(user)
+            peer.send(answer("x"))
+
+    with FakeServer(once) as server, looking_up((server.host, server.port), min_interval=0, cache_ttl=0) as query:
+        asker = Asker(query)
+        assert asker.ask("a") == FoundUser(PlainSecret(b"x"))
+        assert asker.ask("a", stale=True) == FoundUser(PlainSecret(b"x"))
+        with pytest.raises(LookupFailed):
+            asker.ask("a")
+        assert query.counters.errors == 2
+
+
 def test_with_no_server_nobody_waits_long() -> None:
     with looking_up(("127.0.0.1", free_port()), workers=1) as query:
         asker = Asker(query)
