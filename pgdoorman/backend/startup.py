@@ -29,7 +29,8 @@ _NOT_LET_IN = "28000"
 @dataclass(frozen=True, slots=True)
 class OpeningPlan:
     """Everything that it takes to open one backend. `timeout` in seconds covers connecting and logging in. `tls` is how
-    to ask for TLS, None if that is not to be done; a unix socket never has it."""
+    to ask for TLS, None if that is not to be done; a unix socket never has it. With `tls_first` a server that need not be
+    asked for it is asked all the same: it has turned away those who did not."""
 
     address: Address
     database: str
@@ -39,6 +40,7 @@ class OpeningPlan:
     version: int = codes.PROTOCOL_3_0
     socket_options: SocketOptions = field(default_factory=SocketOptions)
     tls: TlsConnector | None = None
+    tls_first: bool = False
 
 
 class _Way(Enum):
@@ -64,6 +66,8 @@ def wait_opened(plan: OpeningPlan) -> Backend:
     deadline = monotonic() + plan.timeout
     connector = None if plan.address.is_unix else plan.tls
     first, *others = (_Way.PLAIN,) if connector is None else _WAYS.get(connector.mode, (_Way.TLS,))
+    if others and plan.tls_first:
+        first, others = _Way.IF_THERE_IS, [_Way.PLAIN]
     try:
         return _wait_opened_so(plan, first, deadline)
     except (BackendRefused, TlsRejected) as error:

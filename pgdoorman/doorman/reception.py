@@ -314,7 +314,10 @@ class Desk:
             return
         self.sessions[session.id] = session
         if self._house.general.log_client_connections:
-            log.info("[%s@%s #c%d] client connected from %s", pool.user, pool.database, session.id, session.address)
+            tls = f" by {session.tls}" if session.tls else ""
+            log.info(
+                "[%s@%s #c%d] client connected from %s%s", pool.user, pool.database, session.id, session.address, tls
+            )
         if self.closed:
             session.dismissed = SHUT_DOWN
 

@@ -91,6 +91,7 @@ class Pool:
         self._workers = surroundings.workers
         self._helpers = surroundings.helpers
         self._connectors = surroundings.connectors
+        self._tls_first = False  # where TLS is only allowed: whether the server has turned out to want it
         self.ledger: Ledger[Backend, PoolWaiter] = Ledger(
             settings.pool_size,
             len(surroundings.workers),
@@ -216,6 +217,7 @@ class Pool:
             version=self._version,
             socket_options=socket_options(settings.tcp),
             tls=self._connectors.find(settings.server_tls),
+            tls_first=self._tls_first,
         )
 
     def _wait_open(self) -> None:
@@ -258,6 +260,7 @@ class Pool:
         backend.on_close = self.quota.released
         backend.on_idle_event = self._on_idle_event
         self.reported = backend.reported
+        self._tls_first = bool(backend.tls)
         self.last_error = ""
         if _major_version(backend.reported) >= 18:
             self._version = codes.PROTOCOL_3_2

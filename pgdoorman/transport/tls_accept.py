@@ -55,7 +55,10 @@ class TlsDoor:
         which protocol it means: it may be a browser that somebody has lured here (the ALPACA attacks)."""
         if direct and sock.protocol != ALPN:
             raise TlsFailed("direct TLS without the protocol negotiation (ALPN) that it requires")
-        bindings = {"tls-server-end-point": self._end_point, "tls-exporter": sock.exported_binding()}
+        bindings: dict[str, bytes] = {}
+        if self._end_point:
+            # Without it nothing is offered: libpq knows no other type, and would take the offer and fail.
+            bindings = {"tls-server-end-point": self._end_point, "tls-exporter": sock.exported_binding()}
         certificate = sock.peer_certificate() if self.material.authorities else None
         return ClientHandshake(
             sock,

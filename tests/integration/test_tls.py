@@ -671,6 +671,32 @@ def _outcome(doorman: Doorman, name: str = "bob", database: str = "app") -> str:
         return str(error)
 
 
+def test_a_server_that_wants_tls_is_asked_at_once_the_next_time(
+    start_doorman: StartDoorman, tls_postgres: TlsPostgres
+) -> None:
+    """Each try without it would be a connection, and a line in the server's log, for nothing."""
+    with Middleman((tls_postgres.host, tls_postgres.port)) as witness:
+        doorman = start_doorman(
+            pools={
+                "app": pool(
+                    (witness.host, witness.port), user("only_tls", server_username="only_tls", server_password=SECRET),
+                    server_tls_mode="allow",
+                )
+            },
+            general={"pg_hba": {"content": "host all all all trust"}},
+        )  # fmt: skip
+        for _ in range(3):
+            with doorman.connect("app", "only_tls") as wire:
+                assert wire.value(ENCRYPTED) == "t"
+                tls_postgres.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'only_tls'"
+                )
+            wait_until(lambda: not doorman_has_backends(doorman, "only_tls"), 10.0, "the backend is gone")
+        plain = [beginning for beginning in witness.beginnings if beginning != ssl_request().data]
+        assert len(witness.beginnings) >= 4
+        assert len(plain) <= 2, "the first one, and perhaps one that was opened at the same time"
+
+
 def test_servers_that_are_judged(start_doorman: StartDoorman, tls_postgres: TlsPostgres, papers: Papers) -> None:
     modes = ("require", "verify-ca", "verify-full")
     places = {mode: (tls_postgres.host, mode) for mode in modes} | {"by name": ("localhost", "verify-full")}

@@ -167,7 +167,9 @@ def test_runs_from_a_home_that_is_closed_to_it(version: int, tmp_path: Path, mon
             shutil.copytree(part, site / part.name, symlinks=True)
     tmp_path.chmod(0o700)
     monkeypatch.syspath_prepend(site)
-    monkeypatch.delitem(sys.modules, package, raising=False)  # what was imported before is found before sys.path is asked
+    monkeypatch.delitem(
+        sys.modules, package, raising=False
+    )  # what was imported before is found before sys.path is asked
     with EmbeddedPostgres(version) as server:
         assert server.program("psql").is_relative_to(site)
         assert server.execute("select 1") == "1"

@@ -9,6 +9,8 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from pgdoorman.config.settings import ClientTlsSettings, TlsFiles, TlsMode
 from pgdoorman.errors import ConfigError
@@ -16,7 +18,7 @@ from pgdoorman.transport.certificates import read_material
 from pgdoorman.transport.handshake_rate import HandshakeRate
 from pgdoorman.transport.tls import TlsContext
 from pgdoorman.transport.tls_accept import open_tls_door
-from tests.support.certificates import Authority, subject
+from tests.support.certificates import Authority, Pair, self_signed, subject
 
 DAY = timedelta(days=1)
 
@@ -80,6 +82,28 @@ def test_what_a_handshake_brings(settings: ClientTlsSettings, authority: Authori
     assert set(brought.bindings) == {"tls-server-end-point", "tls-exporter"}
     assert brought.bindings["tls-exporter"] == other.exported_binding()
     assert str(brought.bindings["tls-exporter"]) not in repr(brought)
+    one.close()
+    other.close()
+
+
+def test_a_certificate_without_an_end_point(tmp_path: Path) -> None:
+    """libpq takes an offer of channel binding and knows no other type: it would fail."""
+    sample = self_signed().certificate
+    key = ed25519.Ed25519PrivateKey.generate()
+    builder = (
+        x509.CertificateBuilder().subject_name(sample.subject).issuer_name(sample.subject).serial_number(1)
+        .not_valid_before(sample.not_valid_before_utc).not_valid_after(sample.not_valid_after_utc)
+        .public_key(key.public_key())
+    )  # fmt: skip
+    certificate, path = Pair(builder.sign(key, None), key).write(tmp_path, "edwards")
+    door = open_tls_door(ClientTlsSettings(TlsMode.ALLOW, TlsFiles(certificate=certificate, private_key=path)))
+    assert door is not None
+    left, right = socket.socketpair()
+    one = door.begin(left)
+    other = TlsContext(read_material(TlsFiles()), server=False, verify=False).wrap(right)
+    while one.advance_handshake():
+        other.advance_handshake()
+    assert dict(door.complete(one, direct=True).bindings) == {}
     one.close()
     other.close()
 
