@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings
+from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import BackendNames
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import Exchange
@@ -283,3 +284,6 @@ _numbers = count(1)
 def next_number() -> int:
     """The next id of a client or backend; unique while the process lives."""
     return next(_numbers)
+
+
+bind_constants(__name__)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.client import stickiness
 from pgdoorman.config.settings import ReparseLiveName
+from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import MustWait
 from pgdoorman.prepared.client_names import MOST_RECENT, ClientNames, Deallocating, Naming, Preparing, Taken
 from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
@@ -275,7 +276,7 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
         if known is not None:
             statement = known
         elif not name and not book.is_familiar(tail):
-            _parse_unnamed(session, backend, tail, pieces)
+            _parse_unnamed(session, backend, tail, data[position:end], pieces)
             return
         else:
             generation = book.generation
@@ -298,35 +299,40 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
     pieces.append(prepare_message(statement))
 
 
-def _parse_unnamed(session: "Session", backend: Backend, tail: bytes, pieces: list[bytes]) -> None:
+def _parse_unnamed(session: "Session", backend: Backend, tail: bytes, message: bytes, pieces: list[bytes]) -> None:
     """A text that was not seen before, unnamed: into the server's own unnamed slot."""
     statement = Statement(tail)
     stickiness.note_statement(session, statement)
     session.counters.server_parses += 1
     backend.exchange.ask(Expected(PARSE, effect=Slotting(names_of(session), statement, backend)))
-    pieces.append(parse_message(b"", tail))
+    pieces.append(message)
 
 
 class Slotting(Naming):
-    """A pending Parse into the server's unnamed slot."""
+    """A pending Parse into the server's unnamed slot. The backend remembers the statement by its name (the very object),
+    and so does not keep the text alive, which may be large, when its client has left."""
 
     __slots__ = ("backend", "before")
 
     def __init__(self, names: ClientNames, statement: Statement, backend: Backend) -> None:
         self.backend = backend
         self.before = backend.unnamed
-        backend.unnamed = statement
+        backend.unnamed = statement.name
         super().__init__(names, b"", statement, None)
 
     def failed(self) -> None:
-        if self.backend.unnamed is self.statement:
+        if self._is_in_slot:
             self.backend.unnamed = None
         super().failed()
 
     def skipped(self) -> None:
-        if self.backend.unnamed is self.statement:
+        if self._is_in_slot:
             self.backend.unnamed = UNKNOWN
         super().skipped()
+
+    @property
+    def _is_in_slot(self) -> bool:
+        return self.statement is not None and self.backend.unnamed is self.statement.name
 
 
 def _bind(session: "Session", backend: Backend, data: bytes, position: int, end: int, pieces: list[bytes]) -> None:
@@ -428,7 +434,7 @@ def _server_name(session: "Session", backend: Backend, own: bytes, pieces: list[
             stickiness.note_text(session, backend, statement.flags, b"")
         if statement.flags & SPEAKS_OF_NAMES:
             statement = _renamed(session, backend, statement, pieces)
-    if backend.unnamed is statement and not own:
+    if backend.unnamed is statement.name and not own:
         return None
     _ensure(session, backend, statement, pieces)
     return statement.name
@@ -547,3 +553,6 @@ def _untouched(data: bytes, position: int) -> Expected:
 def _names_statement(data: bytes, position: int, end: int) -> bool:
     """Whether a Describe or Close is well formed and means a statement; everything else goes on as it is."""
     return data[position + 5 : position + 6] == b"S" and data.find(0, position + 6, end) == end - 1
+
+
+bind_constants(__name__)

@@ -16,6 +16,7 @@ from pgdoorman.client import stickiness
 from pgdoorman.client.holds import STALLED
 from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, TAG_REPORTED, LostSettings, Prelude
 from pgdoorman.config.settings import PoolMode
+from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.rewrite import restore_names
 from pgdoorman.prepared.statement import PREFIX
@@ -359,3 +360,6 @@ def _lost(session: "Session", backend: Backend) -> None:
             detail="This probably means the server terminated abnormally before or while processing the request.",
         ),
     )
+
+
+bind_constants(__name__)

@@ -12,6 +12,7 @@ from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.client import extended_query, stickiness
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.holds import BACKLOGGED, GONE, STALLED
+from pgdoorman.constants import bind_constants
 from pgdoorman.errors import OutOfBudget, PgDoormanError, ProtocolViolation
 from pgdoorman.prepared.backend_names import MustWait
 from pgdoorman.prepared.scan import scan
@@ -30,6 +31,8 @@ _CLIENT_TYPES: Final = table_of(b"BCDEFHPQSXcdf")
 _SMALL: Final = table_of(b"CDEHSXc")  # messages that PostgreSQL does not read beyond 10,000 bytes
 _EXTENDED: Final = table_of(b"BCDEHPS")
 _COPY: Final = table_of(b"cdf")
+_STREAMED: Final = table_of(b"BFQ")  # may be passed on in parts, as soon as this much is here (a Bind's names):
+_ENOUGH: Final = 4096
 
 # The first three bytes of texts that may be answered without a server, in the usual spellings.
 LOCAL_STARTS: Final = frozenset(
@@ -91,7 +94,7 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
             end > total
             and not _COPY[kind]
             and not session.skipping
-            and not _may_begin(session, end - position, total - position)
+            and not _may_begin(session, kind, end - position, total - position)
         ):
             # Not yet whole: a client that sends slowly must not keep a backend waiting.
             _gather(session, data[position:], end - position)
@@ -135,12 +138,19 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
     session.input = data[position:]
 
 
-def _may_begin(session: "Session", size: int, present: int) -> bool:
+def _may_begin(session: "Session", kind: int, size: int, present: int) -> bool:
     """Whether a message is so large that its beginning goes on before its end has come."""
-    return size > session.pool.settings.message_size_to_be_stream and present >= 4096
+    return _is_streamed(session, kind, size) and present >= _ENOUGH
+
+
+def _is_streamed(session: "Session", kind: int, size: int) -> bool:
+    return bool(_STREAMED[kind]) and size > session.pool.settings.message_size_to_be_stream
 
 
 def _gather(session: "Session", data: bytes, size: int) -> None:
+    if _is_streamed(session, data[0], size) and len(data) < _ENOUGH:
+        session.input = data  # it will not be held whole: only its first bytes have to be here
+        return
     try:
         session.gather(data, size)
     except OutOfBudget as error:
@@ -386,7 +396,7 @@ def _begin_partial(
         pieces.append(data[position:])
         session.passing = end - total
         return total
-    if _may_begin(session, size, total - position):
+    if _may_begin(session, kind, size, total - position):
         try:
             streamed = _stream(session, backend, data, position, pieces)
         except MustWait:
@@ -470,3 +480,6 @@ def _reject(session: "Session", kind: int) -> None:
         session.lost()
     else:
         session.violate(ProtocolViolation(f"invalid frontend message type {kind}"))
+
+
+bind_constants(__name__)

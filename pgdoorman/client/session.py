@@ -27,6 +27,7 @@ from pgdoorman.client.holds import BACKLOGGED, CARE, CONGESTED, GONE, WAITING
 from pgdoorman.client.services import Services
 from pgdoorman.client.serving import LOCAL_STARTS
 from pgdoorman.config.settings import PoolMode, UserPoolSettings
+from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendUnavailable, PgDoormanError, ProtocolViolation, ShuttingDown
 from pgdoorman.pool.pool import Pool, socket_options
 from pgdoorman.prepared.client_names import ClientNames
@@ -105,6 +106,7 @@ class Session:
         "singles",
         "skipping",
         "sock",
+        "stand",
         "startup_settings",
         "stuck_since",
         "suspect",
@@ -206,6 +208,7 @@ class Session:
         self.pool = pool
         self.ledger = pool.ledger
         self.take = pool.ledger.take
+        self.stand = pool.ledger.stand
         # Where a query has to be compared with another text first, the hot branch of `on_event` is not taken: only who
         # has set such a text pays for it.
         self.check = pool.check if pool.check.is_special else None
@@ -301,8 +304,12 @@ class Session:
                 if data[5:8] not in LOCAL_STARTS:
                     backend = self.take(self.worker_index)
                     if backend is None:
+                        self.input = data
+                        self.held = WAITING
+                        self.fast = False
                         self.waits_plainly = True
-                        self.ask_backend(data)
+                        if not self.stand(self, monotonic()):
+                            self.ask_backend(data)
                         return
                     self.transaction_began = self.query_began = now = backend.leased_at = monotonic()
                     if (
@@ -404,6 +411,7 @@ class Session:
         if len(gathered) >= self.gather_size:
             whole = bytes(gathered)
             self.stop_gathering()
+            del gathered  # not twice in memory while it is dealt with
             serving.serve(self, whole)
 
     def gather(self, data: bytes, size: int) -> None:
@@ -710,7 +718,10 @@ class Session:
         else:
             waiter, errands = self.ledger.swap(backend, self.worker_index, now)
             if waiter is not None:
-                self.pool.grant(waiter, backend, self.worker)
+                if waiter.worker is self.worker:
+                    waiter.granted(backend)
+                else:
+                    self.pool.grant(waiter, backend, self.worker)
             elif errands is not None:
                 self.pool.run(errands, self.worker)
         if self.dismissed is not None:
@@ -779,7 +790,8 @@ class Session:
 
     def cancel(self, done: Callable[[], Any], asked: float = 0.0) -> None:
         """A cancel request with our key, on our worker's thread. `done` is called (on any thread) when it has been dealt
-        with; `asked` is when it came (monotonic seconds), 0 for now. It reaches the query that runs now or none: until it is delivered the backend is not given to another."""
+        with; `asked` is when it came (monotonic seconds), 0 for now. It reaches
+        the query that runs now or none: until it is delivered the backend is not given to another."""
         if self._is_elsewhere(partial(self.cancel, done, asked)):
             return
         backend = self.backend
@@ -969,3 +981,6 @@ def _delivered(backend: Backend, adrift: bool) -> None:
 
 def _nothing() -> None:
     """Nobody is to be told."""
+
+
+bind_constants(__name__)

@@ -31,6 +31,7 @@ from pgdoorman.backend.settings import (
 )
 from pgdoorman.client.holds import CARE, GONE
 from pgdoorman.config.settings import PinPolicy
+from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
 from pgdoorman.prepared.client_names import Deallocating
 from pgdoorman.prepared.rewrite import close_message, query_message
@@ -511,3 +512,6 @@ def _without_culprit(settings: SessionSettings, complaint: str, startup: Session
     if len(remaining) == len(settings.by_name):
         remaining = {name: value for name, value in startup.by_name.items() if settings.by_name.get(name) != value}
     return settings_of(remaining)
+
+
+bind_constants(__name__)

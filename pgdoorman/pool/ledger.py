@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from pgdoorman.constants import bind_constants
 from pgdoorman.pool.errands import Errands
 from pgdoorman.pool.patient_lock import PatientLock
 from pgdoorman.pool.waiting_line import Standing, WaitingLine
@@ -155,6 +156,18 @@ class Ledger[E: Entry, W: Standing]:
         finally:
             self._release()
 
+    def stand(self, waiter: W, now: float) -> bool:
+        """The hot half of `checkout` for those who wait: stand in the line if that is all there is to do. False, which
+        decides nothing, if a backend is idle or may be opened, or the pool is closed."""
+        if not self._attempt(False):
+            self._acquire()
+        if self._idle_count or self._closed or len(self._members) < self._limit:
+            self._release()
+            return False
+        self._waiters.join(waiter, now)
+        self._release()
+        return True
+
     def abandon(self, waiter: W) -> bool:
         """Give up waiting. False if a grant or refusal is already on its way: the caller must accept it and, if it is a
         grant, check the backend in (it may have been granted a microsecond ago; ignoring it would lose it)."""
@@ -179,7 +192,16 @@ class Ledger[E: Entry, W: Standing]:
         """The hot form of `checkin`: where somebody waits, the first result is who gets the backend."""
         if not self._attempt(False):
             self._acquire()
-        if not (self._waiters.count or self._strict or now > entry.expires_at):
+        waiters = self._waiters
+        if waiters.count:
+            if not (self._strict or self._choosy or entry.epoch != self.epoch):
+                # Straight to a waiter: through the idle stack and settling it would cost twice as much.
+                entry.home = worker
+                entry.idle_since = now
+                waiter = waiters.next_for(worker)
+                self._release()
+                return waiter, None
+        elif not (self._strict or now > entry.expires_at):
             entry.home = worker
             entry.place = IDLE
             entry.idle_since = now
@@ -187,13 +209,6 @@ class Ledger[E: Entry, W: Standing]:
             self._idle_count += 1
             self._release()
             return NOTHING
-        if self._waiters.count and not (self._strict or self._choosy or entry.epoch != self.epoch):
-            # Straight to a waiter: through the idle stack and settling it would cost twice as much.
-            entry.home = worker
-            entry.idle_since = now
-            waiter = self._waiters.next_for(worker)
-            self._release()
-            return waiter, None
         self._release()
         return None, self._checkin_carefully(entry, worker, now)
 
@@ -568,3 +583,6 @@ class Ledger[E: Entry, W: Standing]:
             self._members.discard(entry)
         self._idle_count = 0
         return drained
+
+
+bind_constants(__name__)

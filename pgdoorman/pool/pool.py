@@ -24,6 +24,7 @@ from pgdoorman.backend.lookup import wait_raw_answer
 from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
 from pgdoorman.backend.startup import OpeningPlan, wait_opened
 from pgdoorman.config.settings import TcpSettings, UserPoolSettings
+from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
 from pgdoorman.pool.check_query import CheckQuery
 from pgdoorman.pool.errands import Errands
@@ -544,3 +545,6 @@ def _manners(settings: UserPoolSettings) -> _Manners:
 def _major_version(reported: Reported) -> int:
     digits = reported.by_name.get("server_version", "").split(".")[0].split(" ")[0]
     return int(digits) if digits.isdigit() else 0
+
+
+bind_constants(__name__)

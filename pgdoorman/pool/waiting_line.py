@@ -3,6 +3,8 @@
 from collections import deque
 from typing import Final, Protocol
 
+from pgdoorman.constants import bind_constants
+
 # Seconds. Arrivals on different threads that lie closer together than this have no order worth defending: a thread may
 # read its client's bytes later than they came by as much. A backend that comes free goes to the first of the waiters of the
 # worker that freed it, unless somebody has waited longer than that one by more than this. It saves moving a client, or a
@@ -86,3 +88,6 @@ class WaitingLine[W: Standing]:
         return min(
             (line for line in self._lines if line), key=lambda line: line[0].waiting_since, default=self._lines[0]
         )
+
+
+bind_constants(__name__)

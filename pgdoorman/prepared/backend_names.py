@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.statement import Statement
 
 
@@ -76,3 +77,6 @@ class BackendNames:
         while len(known) > limit:
             taken.append(known.popitem(last=False)[0])
         return taken
+
+
+bind_constants(__name__)

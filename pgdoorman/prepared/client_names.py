@@ -7,6 +7,7 @@ everything behind the failure is skipped, the uses as well as the making. Across
 
 import sys
 
+from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
 from pgdoorman.prepared.statement import TAKEN, Statement
 
@@ -240,3 +241,6 @@ class ClientNames:
             if any(naming.statement is not None and naming.statement.name == server_name for naming in pending):
                 return name
         return self._former.get(server_name)
+
+
+bind_constants(__name__)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 
+from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.statement import PREFIX, Statement
 from pgdoorman.protocol.framing import UINT32
 
@@ -60,3 +61,6 @@ def restore_names(message: bytes, name_of: Callable[[bytes], bytes | None]) -> b
 
     body = _OUR_NAMES.sub(own, message[5:])
     return message[:1] + _pack(len(body) + 4) + body
+
+
+bind_constants(__name__)

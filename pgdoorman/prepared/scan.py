@@ -7,6 +7,8 @@ wrong answer. What no word shows (a SET inside the body of a function) is found 
 import re
 from typing import Final
 
+from pgdoorman.constants import bind_constants
+
 SETTINGS: Final = 1  # may change settings in a way that no command tag tells
 PINS: Final = 2  # may leave something that cannot be moved
 READS_SEQUENCES: Final = 4  # asks for the session's last sequence values
@@ -65,3 +67,6 @@ def names_called(text: bytes) -> set[bytes]:
     if len(text) > LONGEST_SCANNED:
         return EVERYTHING
     return set(_CALLED.findall(text.lower()))
+
+
+bind_constants(__name__)

@@ -16,10 +16,13 @@ from itertools import count
 from threading import Lock
 from weakref import WeakValueDictionary
 
+from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.scan import SPEAKS_OF_NAMES, names_called, scan
 
 # Every name of ours begins with this; see `rewrite.restore_names`.
 PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
+
+LARGEST_REMEMBERED = 65536  # bytes of a text that is still kept for others
 
 _SPEAKING = re.compile(rb"\s*+(?:deallocate|execute)\b", re.IGNORECASE)
 
@@ -39,8 +42,9 @@ class Statement:
     def __init__(self, tail: bytes, name: bytes = b"") -> None:
         self.name = name or new_name()
         self.tail = tail
-        self.flags = scan(self.text) | (SPEAKS_OF_NAMES if _SPEAKING.match(tail) else 0)
-        self.calls = frozenset(names_called(self.text))
+        text = self.text
+        self.flags = scan(text) | (SPEAKS_OF_NAMES if _SPEAKING.match(tail) else 0)
+        self.calls = frozenset(names_called(text))
         self.uses = 0
 
     def __repr__(self) -> str:
@@ -76,7 +80,9 @@ class StatementBook:
         self.evictions = 0
 
     def find(self, tail: bytes, settings: Hashable) -> Statement:
-        """The statement for this text and these settings, made if it is new."""
+        """The statement for this text and these settings, made if it is new. Large ones are not shared."""
+        if len(tail) > LARGEST_REMEMBERED:
+            return Statement(tail)
         with self._lock:
             key = (tail, settings, self.generation)
             statement = self._statements.get(key)
@@ -92,7 +98,10 @@ class StatementBook:
 
     def is_familiar(self, tail: bytes) -> bool:
         """Whether an unnamed statement with this text came by before. Texts with their values written into them come
-        once; giving each a name on the server would only fill its memory."""
+        once; giving each a name on the server would only fill its memory. Large ones are not remembered: they would fill
+        ours, and have their values written into them for sure."""
+        if len(tail) > LARGEST_REMEMBERED:
+            return False
         with self._lock:
             if tail in self._seen:
                 self._seen.move_to_end(tail)
@@ -150,3 +159,6 @@ class StatementBook:
 
     def __len__(self) -> int:
         return len(self._statements)
+
+
+bind_constants(__name__)

@@ -31,6 +31,8 @@ The class does not know sockets, statements or clients: what becomes true when a
 from collections import deque
 from typing import Final, Protocol
 
+from pgdoorman.constants import bind_constants
+
 QUERY: Final = 0
 SEGMENT: Final = 1
 SYNC: Final = 2
@@ -320,3 +322,6 @@ class Exchange:
         """Some Sync that had counted turned out not to: does the server wait for one now?"""
         last = next((entry.kind for entry in reversed(self.entries) if entry.kind < COPY_END), SYNC)
         self.unsynced = last > SYNC or self.unanswered_syncs > 0
+
+
+bind_constants(__name__)

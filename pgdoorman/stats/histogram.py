@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from pgdoorman.constants import bind_constants
+
 STEPS = 4  # buckets per power of two: a percentile is off by 12 % at most
 SIZE = 40 * STEPS
 
@@ -62,3 +64,6 @@ def percentile(counts: Sequence[int], share: float) -> float:
         if count and seen >= wanted:
             return (lower_bound(bucket) + lower_bound(bucket + 1)) / 2_000_000
     return lower_bound(SIZE) / 1_000_000
+
+
+bind_constants(__name__)

@@ -231,7 +231,7 @@ def test_a_closed_one_that_failed_leaves_no_circle() -> None:
 
     def failing(held: Marked) -> Dialogue[None]:
         yield Send(b"hello")
-        assert held
+        assert held is not None
         raise ProtocolViolation("no")
 
     held = Marked()
