@@ -541,6 +541,69 @@ def test_a_client_that_reads_late(doorman: Doorman, papers: Papers) -> None:
         assert replies[-3].columns() == [b"behind"]
 
 
+def test_byte_by_byte(start_doorman: StartDoorman, tls_postgres: TlsPostgres, papers: Papers) -> None:
+    """Nobody may count on records, or messages, that come whole: on neither side, from the first byte on."""
+    with contextlib.ExitStack() as stack:
+        behind = stack.enter_context(Middleman((tls_postgres.host, tls_postgres.port), piece=1))
+        doorman = start_doorman(
+            pools={
+                "app": pool(
+                    (behind.host, behind.port), user("scram_user", SECRET), server_tls_mode="require",
+                    connect_timeout="20s",
+                )
+            },
+            general=papers.general(pg_hba={"content": "host all all all scram-sha-256"}),
+        )  # fmt: skip
+        front = stack.enter_context(Middleman((doorman.host, doorman.port), piece=1))
+        text = f"host=localhost port={front.port} user=scram_user password={SECRET} dbname=app"
+        with psycopg.connect(f"{text} sslmode=require channel_binding=require", autocommit=True) as connection:
+            assert connection.execute("select repeat('x', 20000)").fetchone() == ("x" * 20000,)
+            assert connection.execute("select length(%s)", ("y" * 20000,)).fetchone() == (20000,)
+
+
+@pytest.mark.parametrize("centre", [8192, 16384, 32768, 65536])
+def test_around_the_sizes_of_buffers(doorman: Doorman, papers: Papers, centre: int) -> None:
+    """An answer, or a query, whose last byte falls just before or behind the end of a record, a read or a buffer."""
+    with Wire.connect("localhost", doorman.port, user="bob", database="app", tls=papers.context()) as wire:
+        for size in range(centre - 70, centre + 10, 3):
+            assert wire.value(f"select length('{'q' * size}')") == str(size)
+            assert len(wire.value(f"select repeat('a', {size})") or "") == size
+
+
+def test_cancels_in_a_storm(doorman: Doorman, papers: Papers) -> None:
+    """Over TLS on both sides: each hits the query that was meant, or nothing."""
+    context = papers.context()
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        try:
+            with Wire.connect("localhost", doorman.port, user="bob", database="app", tls=context, patience=60) as wire:
+                for turn in range(12):
+                    cancelled = chance.random() < 0.5
+                    wire.send(query(f"select '{number}.{turn}' from pg_sleep({chance.choice((0, 0.01, 0.03))})"))
+                    if cancelled:
+                        killer = doorman.dial()
+                        if chance.random() < 0.7:
+                            killer.start_tls(context)
+                        killer.send(cancel_request(wire.process_id, wire.secret))
+                        killer.hang_up()
+                    for reply in wire.settle(60.0):
+                        if reply.kind == "D":
+                            assert reply.columns() == [f"{number}.{turn}".encode()]
+                        if reply.kind == "E":
+                            assert reply.fields()["C"] == "57014", reply
+        except BaseException as error:  # noqa: BLE001 - reported below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[:3]
+
+
 def test_openssl(doorman: Doorman, papers: Papers) -> None:
     """A key update from the client is answered in the stream; a renegotiation is refused; no session is resumed."""
     base = ["openssl", "s_client", "-connect", f"127.0.0.1:{doorman.port}", "-CAfile", str(papers.servers_ca)]

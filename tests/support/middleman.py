@@ -18,12 +18,16 @@ from tests.support.wire import ssl_request
 
 class Middleman:
     """Listens, and passes everything on to `target`. With a certificate he speaks TLS with whoever comes, and with the
-    target. `beginnings` has the first eight bytes of each connection."""
+    target. Nothing is passed on in pieces of more than `piece` bytes. `beginnings` has the first eight bytes of each
+    connection."""
 
     host = "127.0.0.1"
 
-    def __init__(self, target: tuple[str, int], certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self, target: tuple[str, int], certificate: tuple[Path, Path] | None = None, piece: int = 65536
+    ) -> None:
         self._target = target
+        self._piece = piece
         self._context: ssl.SSLContext | None = None
         if certificate is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -71,7 +75,7 @@ class Middleman:
             self.beginnings.append(sock.recv(8, socket.MSG_PEEK | socket.MSG_WAITALL))
             if self._context is not None:
                 sock, other = self._with_tls(sock, other, self._context)
-            _pass_on(sock, other)
+            _pass_on(sock, other, self._piece)
             for side in (sock, other):
                 side.shutdown(socket.SHUT_RDWR)
 
@@ -90,11 +94,14 @@ class Middleman:
         return pair
 
 
-def _pass_on(one: socket.socket, other: socket.socket) -> None:
+def _pass_on(one: socket.socket, other: socket.socket, piece: int) -> None:
+    for side in (one, other):
+        side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     while True:
         ready = {sock for sock in (one, other) if isinstance(sock, ssl.SSLSocket) and sock.pending()}
         for sock in ready or select.select([one, other], [], [])[0]:
             data = sock.recv(65536)
             if not data:
                 return
-            (other if sock is one else one).sendall(data)
+            for position in range(0, len(data), piece):
+                (other if sock is one else one).sendall(data[position : position + piece])
