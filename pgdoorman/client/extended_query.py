@@ -20,13 +20,22 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import UNKNOWN, Backend
-from pgdoorman.client import stickiness
+from pgdoorman.client import defaults, stickiness
 from pgdoorman.config.settings import ReparseLiveName
 from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import MustWait
-from pgdoorman.prepared.client_names import MOST_RECENT, ClientNames, Deallocating, Naming, Preparing, Taken
+from pgdoorman.prepared.client_names import (
+    MOST_RECENT,
+    Clearing,
+    ClientNames,
+    Deallocating,
+    Doing,
+    Naming,
+    Preparing,
+    Taken,
+)
 from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
-from pgdoorman.prepared.scan import SPEAKS_OF_NAMES
+from pgdoorman.prepared.scan import RESETS, SPEAKS_OF_NAMES
 from pgdoorman.prepared.statement import TAKEN, Statement
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import (
@@ -45,6 +54,7 @@ from pgdoorman.protocol.exchange import (
     PARSE,
     QUERY,
     SEGMENT,
+    SYNC,
     Expected,
 )
 from pgdoorman.protocol.framing import UINT32, length_at
@@ -69,21 +79,32 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
         end = _plain_segment(session, backend, data, position, total, pieces)
         if end:
             return end
+    elif session.names is not None and session.names.held_up:
+        raise MustWait
     kind = data[position]
     end = position + 1 + length_at(data, position + 1)[0]
     if kind == codes.SYNC:
-        exchange.ask(A_SYNC)
+        exchange.ask(
+            A_SYNC if session.names is None or session.names.discarding is None else _discarding(session.names)
+        )
         note_sync(session)
         pieces.append(_SYNC_MESSAGE)
     elif kind == codes.FLUSH:
         exchange.mark_flush()
         pieces.append(data[position:end])
+    elif not session.remaps and kind == codes.EXECUTE and session.names is not None and session.names.at_execute:
+        _execute(session, backend, session.names, data, position, end, pieces)
     elif not session.remaps:
         exchange.ask(_untouched(data, position))
         pieces.append(data[position:end])
         if session.tracks and kind == codes.PARSE:
             stickiness.note_text(session, backend, stickiness.scan(data[position + 5 : end]), data[position:end])
             stickiness.note_calls(session, data[position + 5 : end])
+        if kind == codes.PARSE:
+            if defaults.has_login_values(session):
+                _note_resetting(session, data, position, end)
+        elif session.names is not None and (session.names.resetting or session.names.at_execute):
+            _watch_resetting(session.names, data, position, end)
     elif exchange.skipping:
         # The server ignores it, and so it has no consequences: no need to know what it means.
         exchange.ask(A_PARSE)
@@ -93,8 +114,11 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
     elif kind == codes.BIND:
         _bind(session, backend, data, position, end, pieces)
     elif kind == codes.EXECUTE:
-        exchange.ask(AN_EXECUTE if session.deallocating is None else _deallocating(session, backend))
-        pieces.append(data[position:end])
+        if session.names is not None and session.names.at_execute:
+            _execute(session, backend, session.names, data, position, end, pieces)
+        else:
+            exchange.ask(AN_EXECUTE)
+            pieces.append(data[position:end])
     elif kind == codes.DESCRIBE:
         _describe(session, backend, data, position, end, pieces)
     else:
@@ -102,17 +126,55 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
     return end
 
 
+def _discarding(names: ClientNames) -> Expected:
+    """A Sync behind a DISCARD ALL."""
+    effect, names.discarding = names.discarding, None
+    names.held_up = True
+    return Expected(SYNC, effect=effect)
+
+
+def _note_resetting(session: "Session", data: bytes, position: int, end: int) -> None:
+    """A Parse that is passed on as it is: does its text reset what came with the login?"""
+    name, _, rest = data[position + 5 : end].partition(b"\0")
+    text = rest.partition(b"\0")[0]
+    if defaults.is_worth_a_look(text):
+        names_of(session).resetting[name] = text
+    elif session.names is not None:
+        session.names.resetting.pop(name, None)
+
+
+def _watch_resetting(names: ClientNames, data: bytes, position: int, end: int) -> None:
+    """A message that was passed on as it is may be the Bind of such a text."""
+    if data[position] == codes.BIND:
+        portal, _, rest = data[position + 5 : end].partition(b"\0")
+        text = names.resetting.get(rest.partition(b"\0")[0])
+        if text is None:
+            names.at_execute.pop(portal, None)
+        else:
+            names.at_execute[portal] = Doing(text, clears=defaults.is_discard_all(text))
+
+
 def note_sync(session: "Session") -> None:
     """A segment ends here: what was tentative in it may no longer be counted on."""
-    session.deallocating = None
     if session.names is not None:
         session.names.segment += 1
 
 
-def ask_query(session: "Session", backend: Backend, deallocating: tuple[bytes, Statement] | None = None) -> None:
-    """A simple Query is sent: it drops the unnamed statement, and ends a segment. It may be DEALLOCATE of a name."""
+def ask_query(
+    session: "Session",
+    backend: Backend,
+    deallocating: tuple[bytes, Statement] | None = None,
+    inserted: "defaults.Inserted | None" = None,
+) -> None:
+    """A simple Query is sent: it drops the unnamed statement, and ends a segment. It may be DEALLOCATE of a name, or have
+    statements of ours put in."""
     names = names_of(session)
-    if deallocating is not None:
+    if inserted is not None:
+        inserted.also = Naming(names, b"", None, None)
+        backend.exchange.ask_query(inserted.entry)
+    elif deallocating is ALL:
+        backend.exchange.ask_query(Expected(QUERY, effect=Clearing(names, Naming(names, b"", None, None))))
+    elif deallocating is not None:
         own, statement = deallocating
         effect = Deallocating(names, own, statement, backend.names, also=Naming(names, b"", None, None))
         backend.exchange.ask_query(Expected(QUERY, effect=effect))
@@ -121,6 +183,16 @@ def ask_query(session: "Session", backend: Backend, deallocating: tuple[bytes, S
     else:
         backend.exchange.ask_query(A_QUERY)
     names.segment += 1
+
+
+def ask_discard_all(session: "Session", backend: Backend) -> None:
+    """A DISCARD ALL is sent, and behind it the Query that sets again what came with the login."""
+    names = session.names
+    also = None if names is None else Clearing(names, Naming(names, b"", None, None))
+    backend.exchange.ask_query(Expected(QUERY, effect=defaults.Withheld(also)))
+    backend.exchange.ask_query(defaults.reveal(session))
+    if names is not None:
+        names.segment += 1
 
 
 def names_of(session: "Session") -> ClientNames:
@@ -186,12 +258,14 @@ def _plain_segment(
                 found.append(data[position + 5 : start])
                 found.append(name)
                 kept = stop
+            elif names is not None and names.resetting:
+                return 0
         elif kind == codes.EXECUTE:
             if executed:
                 return 0
             executed = True
         elif kind == codes.SYNC:
-            if flags and flags & SPEAKS_OF_NAMES:
+            if flags and flags & (SPEAKS_OF_NAMES | RESETS):
                 return 0
             found.append(data[kept:end])
             if parsed is None or names is None:
@@ -220,10 +294,16 @@ def _plain_segment(
             flags |= parsed.flags
             found.append(STAND_IN)
             kept = end
-        elif session.tracks:
+        elif session.tracks or (defaults.has_login_values(session) and _may_reset(data, position, end)):
             return 0
         position = end
     return 0
+
+
+def _may_reset(data: bytes, position: int, end: int) -> bool:
+    """Whether a Parse is of a text that begins like one that resets something."""
+    start = data.find(0, position + 5, end) + 1
+    return data[start : start + 3] in defaults.STARTS
 
 
 def _known_unnamed(session: "Session", backend: Backend, data: bytes, position: int, end: int) -> Statement | None:
@@ -256,6 +336,10 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
     if name:
         live = names.find(name)
         if live is not None and session.pool.settings.reparse_live_name is ReparseLiveName.ERROR:
+            if names.clearing:
+                exchange.ask(A_PARSE)
+                pieces.append(parse_message(live.name, tail))
+                return
             # The server has to refuse it, for the reason that comes first in its own order. It need not have the live one.
             _ensure(session, backend, TAKEN, pieces)
             exchange.ask(Expected(PARSE, effect=Taken(names, name)))
@@ -266,7 +350,7 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
         exchange.ask(Expected(PARSE, hidden=True))
         exchange.ask(Expected(CLOSE, hidden=True))
         pieces.append(parse_message(name, tail) + close_message(name))
-    uncertain = backend.status == codes.FAILED or exchange.awaits_ready
+    uncertain = backend.status == codes.FAILED or exchange.awaits_ready or names.clearing
     private = session.planning_is_private
     if private or uncertain:
         statement = Statement(tail)
@@ -343,7 +427,7 @@ def _bind(session: "Session", backend: Backend, data: bytes, position: int, end:
         pieces.append(data[position:end])
         return
     session.counters.binds += 1
-    name = _server_name(session, backend, data[start:stop], pieces)
+    name = _server_name(session, backend, data[start:stop], pieces, data[position + 5 : start - 1])
     backend.exchange.ask(A_BIND)
     if name is None:
         pieces.append(data[position:end])
@@ -417,9 +501,15 @@ class EmptySlot(Naming):
         super().happened()
 
 
-def _server_name(session: "Session", backend: Backend, own: bytes, pieces: list[bytes]) -> bytes | None:
-    """The name to use in place of the client's `own`, with what has to be sent before it; None: as it is."""
-    statement = names_of(session).find(own)
+def _server_name(
+    session: "Session", backend: Backend, own: bytes, pieces: list[bytes], portal: bytes | None = None
+) -> bytes | None:
+    """The name to use in place of the client's `own`, with what has to be sent before it; None: as it is. `portal` is what the
+    statement is to be bound to, if it is."""
+    names = names_of(session)
+    statement = names.find(own)
+    if portal is not None and names.at_execute:
+        names.at_execute.pop(portal, None)
     if statement is None:
         if not own and backend.unnamed is not None:
             # The slot may hold somebody else's statement: empty it, so that the server says what is true.
@@ -433,9 +523,15 @@ def _server_name(session: "Session", backend: Backend, own: bytes, pieces: list[
         if session.tracks:
             stickiness.note_text(session, backend, statement.flags, b"")
         if statement.flags & SPEAKS_OF_NAMES:
-            statement = _renamed(session, backend, statement, pieces)
+            statement = _renamed(session, backend, statement, pieces, portal)
+        elif statement.flags & RESETS and portal is not None:
+            clears = defaults.is_discard_all(statement.text)
+            if clears or defaults.has_login_values(session):
+                names.at_execute[portal] = Doing(text=statement.text, clears=clears)
     if backend.unnamed is statement.name and not own:
         return None
+    if names.clearing:
+        statement = Statement(statement.tail)  # it may be gone when this is read
     _ensure(session, backend, statement, pieces)
     return statement.name
 
@@ -479,6 +575,10 @@ _STATEMENT_SQL: Final = re.compile(
 )
 
 
+ALL: Final = (b"", TAKEN)
+"""What DEALLOCATE ALL is about."""
+
+
 def find_name_in_sql(query: bytes, start: int) -> re.Match[bytes] | None:
     """DEALLOCATE, EXECUTE or PREPARE at the beginning of a text, with the name that it speaks of as its fourth group."""
     return _STATEMENT_SQL.match(query, start)
@@ -490,7 +590,9 @@ def _named_in_sql(names: ClientNames, found: re.Match[bytes]) -> tuple[bytes, St
     return own, names.find(own)
 
 
-def _renamed(session: "Session", backend: Backend, speaking: Statement, pieces: list[bytes]) -> Statement:
+def _renamed(
+    session: "Session", backend: Backend, speaking: Statement, pieces: list[bytes], portal: bytes | None
+) -> Statement:
     """A statement that is DEALLOCATE or EXECUTE of another, about to be used: the same with our name for the other, which has
     been prepared. As it is if the client has no such statement. (Which one is meant is decided when it runs: that may be
     another than when it was parsed, it may even be itself.)"""
@@ -498,12 +600,16 @@ def _renamed(session: "Session", backend: Backend, speaking: Statement, pieces: 
     found = find_name_in_sql(speaking.tail, 0)
     if found is None:
         return speaking
+    if found.group(4).lower() == b"all":
+        if portal is not None:
+            names.at_execute[portal] = Doing(clears=True)
+        return speaking
     own, statement = _named_in_sql(names, found)
     if statement is None:
         return speaking
     _ensure(session, backend, statement, pieces)
-    if found.group(1):
-        session.deallocating = (own, statement)
+    if found.group(1) and portal is not None:
+        names.at_execute[portal] = Doing(target=(own, statement))
     renamed = names.renamed.get((speaking, statement))
     if renamed is None:
         if len(names.renamed) >= MOST_RECENT:
@@ -535,12 +641,33 @@ def rename_in_sql(
     return b"Q" + _pack(len(body) + 4) + body, (own, statement) if found.group(1) else None
 
 
-def _deallocating(session: "Session", backend: Backend) -> Expected:
-    """An Execute behind the Bind of a DEALLOCATE: most likely of that."""
-    assert session.deallocating is not None
-    own, statement = session.deallocating
-    session.deallocating = None
-    return Expected(EXECUTE, effect=Deallocating(names_of(session), own, statement, backend.names))
+def _execute(
+    session: "Session",
+    backend: Backend,
+    names: ClientNames,
+    data: bytes,
+    position: int,
+    end: int,
+    pieces: list[bytes],
+) -> None:
+    """An Execute, perhaps of a portal whose statement does something to names or to what came with the login."""
+    portal = data[position + 5 : data.find(0, position + 5, end)]
+    doing = names.at_execute.get(portal)
+    entry = AN_EXECUTE
+    if doing is not None and doing.target is not None:
+        entry = Expected(EXECUTE, effect=Deallocating(names, *doing.target, backend.names))
+    elif doing is not None and doing.clears:
+        tell = None
+        if doing.text and defaults.has_login_values(session):
+            discarding = names.discarding
+            if not isinstance(discarding, defaults.Discarding):
+                names.discarding = discarding = defaults.Discarding(names)
+            tell = discarding.note
+        entry = Expected(EXECUTE, effect=Clearing(names, tell=tell))
+    backend.exchange.ask(entry)
+    pieces.append(data[position:end])
+    if doing is not None and doing.text and not doing.clears and defaults.has_login_values(session):
+        defaults.restore_behind_execute(session, backend, doing.text, pieces)
 
 
 def _untouched(data: bytes, position: int) -> Expected:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.client import stickiness
+from pgdoorman.client.defaults import Inserted, Revealed, Withheld, restore_position, set_login_values_again
 from pgdoorman.client.holds import STALLED
 from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, TAG_REPORTED, LostSettings, Prelude
 from pgdoorman.config.settings import PoolMode
@@ -124,6 +125,9 @@ def relay(session: "Session", backend: Backend) -> None:
                 session.noted |= note
                 if note & NEEDS_A_LOOK and (session.tracks or note == TAG_LOAD):
                     stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
+                    if exchange.careful:
+                        _relay_carefully(session, backend, data, end, answered)
+                        return
         elif not _UNSEEN[kind]:
             _relay_carefully(session, backend, data, position, answered)
             return
@@ -233,6 +237,11 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 ended = _OUT_OF_STEP
                 break
             backend.status = data[position + 5]
+            if head is not None and head.effect is not None:
+                if isinstance(head.effect, Withheld):
+                    passed = not head.effect.holds(len(entries))
+                elif isinstance(head.effect, Revealed):
+                    passed = True
             try:
                 # What a prelude brings to be told goes out before anything that follows it.
                 if hidden and kept < position:
@@ -241,7 +250,11 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 if hidden and pieces:
                     session.tell(b"".join(pieces))
                     pieces.clear()
+                if hidden and passed:
+                    session.sync_told(backend)
                 exchange.ready()
+                if not hidden and not passed and not entries:
+                    set_login_values_again(session, backend)
             except LostSettings as lost:
                 ended = lost.reason
                 break
@@ -249,6 +262,8 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 answered += 1
         elif kind == codes.ERROR_RESPONSE:
             entry = exchange.error()
+            if entry is not None and entry.hidden and isinstance(entry.effect, Inserted):
+                entry.hidden = False  # what came with the login can no longer be set: the client has to know
             passed = entry is None or not entry.hidden or entry.kind > 2
             if b"\0VFATAL\0" in data[position:end]:
                 backend.said_fatal = True
@@ -259,13 +274,17 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 frame = data[position:end]
                 if PREFIX in frame:
                     replaced = restore_names(frame, _name_finder(session))
+                if entry is not None and isinstance(entry.effect, Inserted):
+                    replaced = restore_position(replaced or frame, entry.effect)
                 if b"cached plan must not change result type" in frame:
                     session.pool.book.renew()
             elif entry is not None and isinstance(entry.effect, Prelude):
                 entry.effect.refused(BackendRefused(parse_error_fields(data[position + 5 : end])))
         elif kind == codes.PARAMETER_STATUS:
             name, value = note_parameter(backend, data[position + 5 : end])
-            if not hidden:
+            if head is not None and isinstance(head.effect, Withheld) and head.effect.holds(len(entries)):
+                passed = False
+            elif not hidden:
                 session.note_told(name, value)
                 session.noted |= TAG_REPORTED
         elif kind == codes.NOTICE_RESPONSE:
@@ -285,6 +304,8 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                     session.noted |= note
                     if note & NEEDS_A_LOOK and (session.tracks or note == TAG_LOAD):
                         stickiness.note_tag(session, backend, note, data[position + 5 : end - 1])
+                if head is not None and isinstance(head.effect, Inserted):
+                    head.effect.completed()
             if head is None or not _ANSWERS[kind]:
                 ended = _OUT_OF_STEP
                 break

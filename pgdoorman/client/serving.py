@@ -9,13 +9,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import UNKNOWN, Backend
-from pgdoorman.client import extended_query, stickiness
+from pgdoorman.client import defaults, extended_query, stickiness
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.holds import BACKLOGGED, GONE, STALLED
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import OutOfBudget, PgDoormanError, ProtocolViolation
 from pgdoorman.prepared.backend_names import MustWait
-from pgdoorman.prepared.scan import scan
+from pgdoorman.prepared.scan import SET_LOCAL, SETS, scan
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import A_QUERY
 from pgdoorman.protocol.framing import LARGEST_MESSAGE, LARGEST_SMALL_MESSAGE, length_at, message, table_of
@@ -267,7 +267,10 @@ def serve_query(session: "Session", backend: Backend, data: bytes, total: int) -
     low = data.lower()
     find = low.find
     if find(b"set", 5) >= 0 or find(b"(", 5) >= 0 or find(b"temp", 5) >= 0 or find(b"hold", 5) >= 0:
-        _look_closely(session, backend, data)
+        flags = _look_closely(session, backend, data)
+        if flags & (SETS | SET_LOCAL) and defaults.has_login_values(session):
+            _serve_mixed(session, backend, data)
+            return
     session.recent = data
     if not session.query_began:
         session.query_began = monotonic()
@@ -288,13 +291,14 @@ def serve_query(session: "Session", backend: Backend, data: bytes, total: int) -
         _backlog(session, backend)
 
 
-def _look_closely(session: "Session", backend: Backend, query: bytes) -> None:
-    """A Query with one of the words that `prepared.scan` knows: note what it may do."""
+def _look_closely(session: "Session", backend: Backend, query: bytes) -> int:
+    """A Query with one of the words that `prepared.scan` knows: note what it may do. Returns its flags."""
     flags = scan(query[5:])
     if flags:
         stickiness.note_text(session, backend, flags, query)
     if query.find(b"(") >= 0:
         stickiness.note_calls(session, query)
+    return flags
 
 
 def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
@@ -430,22 +434,46 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     """A simple Query on its way; what it does to names and to the session is noted."""
     exchange = backend.exchange
     names = session.names
+    if names is not None and names.held_up:
+        raise MustWait
+    flags = 0
     if session.tracks:
-        _look_closely(session, backend, query)
+        flags = _look_closely(session, backend, query)
         session.recent = query
-    if names is None or not session.remaps:
-        exchange.ask_query(A_QUERY)
+    inserted: defaults.Inserted | None = None
+    withheld = b""
+    if (flags & (SETS | SET_LOCAL) or query[5:40].lstrip()[:3] in defaults.STARTS) and defaults.has_login_values(
+        session
+    ):
+        query, inserted, withheld = _complete(session, backend, query)
+    if withheld:
+        extended_query.ask_discard_all(session, backend)
+        query += withheld
+    elif names is None or not session.remaps:
+        exchange.ask_query(A_QUERY if inserted is None else inserted.entry)
         if names is not None:
             names.segment += 1
     else:
         deallocating = None
-        if names.names and len(query) < 8192:
+        if (names.names or not names.is_settled) and len(query) < 8192 and length_at(query, 1)[0] == len(query) - 1:
             found = extended_query.find_name_in_sql(query, 5)
-            if found is not None:
+            if found is not None and found.group(4).lower() == b"all":
+                deallocating = extended_query.ALL
+            elif found is not None:
                 query, deallocating = extended_query.rename_in_sql(session, backend, query, found)
-        extended_query.ask_query(session, backend, deallocating)
+        extended_query.ask_query(session, backend, deallocating, inserted)
     backend.unnamed = UNKNOWN if exchange.skipping or exchange.unsynced else None
     return query
+
+
+def _complete(session: "Session", backend: Backend, query: bytes) -> tuple[bytes, defaults.Inserted | None, bytes]:
+    """A Query that may reset what came with the login: the Query to send, what was put into it, and what to send behind it."""
+    if length_at(query, 1)[0] != len(query) - 1 or not defaults.is_worth_a_look(query):
+        return query, None, b""
+    if defaults.is_discard_all(query[5:-1]):
+        return query, None, defaults.restoring_query(session, backend)
+    completed = defaults.complete_query(session, backend, query)
+    return (query, None, b"") if completed is None else (*completed, b"")
 
 
 def _is_valid(session: "Session", kind: int, length: int) -> bool:

@@ -31,7 +31,6 @@ from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendUnavailable, PgDoormanError, ProtocolViolation, ShuttingDown
 from pgdoorman.pool.pool import Pool, socket_options
 from pgdoorman.prepared.client_names import ClientNames
-from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.codes import QUERY
 from pgdoorman.protocol.framing import length_at
@@ -68,7 +67,6 @@ class Session:
         "connected_time",
         "counters",
         "custom_names",
-        "deallocating",
         "dismissed",
         "errors",
         "fast",
@@ -191,7 +189,6 @@ class Session:
         self.unknown_calls: set[bytes] = set()
         self.recent = b""
         self.lease_reported: Reported | None = None
-        self.deallocating: tuple[bytes, Statement] | None = None  # by a DEALLOCATE that is bound and not yet executed
         self.release_due = False
         # Numbers.
         self.singles = 0  # transactions of one query; the others are counted apart

@@ -29,6 +29,7 @@ from pgdoorman.backend.settings import (
     settings_of_audit,
     sql_bytes,
 )
+from pgdoorman.client import defaults
 from pgdoorman.client.holds import CARE, GONE
 from pgdoorman.config.settings import PinPolicy
 from pgdoorman.constants import bind_constants
@@ -220,11 +221,12 @@ def _note_names(session: "Session") -> None:
 def _names_gone(session: "Session", backend: Backend, tag: bytes) -> None:
     if tag in (b"DEALLOCATE ALL", b"DISCARD ALL"):
         backend.names.clear()
-        backend.unnamed = None if tag == b"DISCARD ALL" else backend.unnamed
         if session.names is not None:
             session.names.clear()
         if tag == b"DISCARD ALL":
             session.pins = frozenset()
+            if defaults.has_login_values(session):
+                defaults.discarded_all(session, backend)
     elif backend.exchange.entries and isinstance(effect := backend.exchange.entries[0].effect, Deallocating):
         effect.ran = True
 

@@ -6,10 +6,13 @@ everything behind the failure is skipped, the uses as well as the making. Across
 """
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
 from pgdoorman.prepared.statement import TAKEN, Statement
+from pgdoorman.protocol.exchange import Effect
 
 MOST_RECENT = 32
 
@@ -80,6 +83,51 @@ class Deallocating(Naming):
             self.also.skipped()
 
 
+class Clearing:
+    """A pending DEALLOCATE ALL or DISCARD ALL; an effect of the exchange. (The names go when its command tag comes.)"""
+
+    __slots__ = ("also", "markers", "names", "tell")
+
+    def __init__(
+        self, names: "ClientNames", also: Naming | None = None, tell: Callable[[], object] | None = None
+    ) -> None:
+        self.names = names
+        self.also = also
+        self.tell = tell  # called when it has run
+        self.markers = [Naming(names, name, None, None) for name in names.all_names() if name]
+        names.clearing += 1
+
+    def happened(self) -> None:
+        self._settle()
+        if self.tell is not None:
+            self.tell()
+        if self.also is not None:
+            self.also.happened()
+
+    def failed(self) -> None:
+        self.skipped()
+
+    def skipped(self) -> None:
+        self._settle()
+        if self.also is not None:
+            self.also.skipped()
+
+    def _settle(self) -> None:
+        self.names.clearing -= 1
+        for marker in self.markers:
+            self.names.settle(marker, made=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What the Execute of a portal does besides: `text` resets what came with the login, `target` is deallocated (a name and
+    what it stands for), `clears` says that all statements are."""
+
+    text: bytes = b""
+    target: tuple[bytes, Statement] | None = None
+    clears: bool = False
+
+
 class Taken:
     """A Parse that is to be refused, since its name is live; an effect of the exchange. The refusal speaks of `TAKEN`."""
 
@@ -132,10 +180,15 @@ class ClientNames:
         "_most",
         "_named",
         "_pending",
+        "at_execute",
+        "clearing",
+        "discarding",
+        "held_up",
         "names",
         "recent",
         "recent_generation",
         "renamed",
+        "resetting",
         "segment",
         "taken",
     )
@@ -146,6 +199,12 @@ class ClientNames:
         self._pending: dict[bytes, list[Naming]] = {}
         self._named: dict[Statement, bytes] = {}  # also what is pending; not the unnamed one
         self._former: dict[bytes, bytes] = {}  # names of late, by the server's: an error may still speak of them
+        self.at_execute: dict[bytes, Doing] = {}  # by portal
+        self.discarding: Effect | None = None  # of the Sync to come: the segment has a DISCARD ALL
+        self.held_up = False  # until what came with the login is set again, behind a DISCARD ALL
+        self.clearing = 0  # how often all statements of the backend are about to go
+        # In session pooling: texts that reset what came with the login, by the client's name.
+        self.resetting: dict[bytes, bytes] = {}
         self.taken = b""  # the name that a Parse was refused for last
         self.segment = 0
         # DEALLOCATE or EXECUTE, with the statement that it speaks of: the same under the server's name for that.
@@ -186,6 +245,10 @@ class ClientNames:
             raise MustWait
         return last.statement
 
+    def all_names(self) -> set[bytes]:
+        """Those that are made, and those that may be."""
+        return self.names.keys() | self._pending.keys()
+
     def pend(self, naming: Naming) -> None:
         """Note a change whose answer is outstanding."""
         self._pending.setdefault(naming.name, []).append(naming)
@@ -220,8 +283,9 @@ class ClientNames:
         self.names.pop(b"", None)
 
     def clear(self) -> None:
-        """DEALLOCATE ALL or DISCARD ALL ran."""
-        self.names.clear()
+        """DEALLOCATE ALL or DISCARD ALL ran, which leave the unnamed statement alone."""
+        self._former = {statement.name: name for name, statement in self.names.items()}
+        self.names = {name: statement for name, statement in self.names.items() if not name}
         self._named.clear()
         self.renamed.clear()
 

@@ -18,6 +18,8 @@ USES_SEQUENCES: Final = 32  # calls nextval or setval
 SETS: Final = 64  # may hold a SET or RESET that is not LOCAL
 SPEAKS_OF_NAMES: Final = 128  # a statement of the protocol that is DEALLOCATE or EXECUTE of another
 
+RESETS: Final = 256  # a statement of the protocol that may return a parameter to its default
+
 # Longer texts are simply suspected: looking at the backend afterwards costs less than looking through them.
 LONGEST_SCANNED: Final = 65536
 EVERYTHING: Final = {b""}

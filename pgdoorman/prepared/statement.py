@@ -17,7 +17,7 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 from pgdoorman.constants import bind_constants
-from pgdoorman.prepared.scan import SPEAKS_OF_NAMES, names_called, scan
+from pgdoorman.prepared.scan import RESETS, SPEAKS_OF_NAMES, names_called, scan
 
 # Every name of ours begins with this; see `rewrite.restore_names`.
 PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
@@ -25,6 +25,10 @@ PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
 LARGEST_REMEMBERED = 65536  # bytes of a text that is still kept for others
 
 _SPEAKING = re.compile(rb"\s*+(?:deallocate|execute)\b", re.IGNORECASE)
+
+_RESETTING = re.compile(
+    rb"\s*+(?:--|/\*|reset\b|discard\b|set\b.*\b(?:default|local|names)\b)", re.IGNORECASE | re.DOTALL
+)
 
 _numbers = count(1)
 
@@ -43,7 +47,11 @@ class Statement:
         self.name = name or new_name()
         self.tail = tail
         text = self.text
-        self.flags = scan(text) | (SPEAKS_OF_NAMES if _SPEAKING.match(tail) else 0)
+        self.flags = scan(text)
+        if _SPEAKING.match(tail):
+            self.flags |= SPEAKS_OF_NAMES
+        elif _RESETTING.match(tail):
+            self.flags |= RESETS
         self.calls = frozenset(names_called(text))
         self.uses = 0
 

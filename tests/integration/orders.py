@@ -1536,4 +1536,121 @@ FOUND = (
     ),
 )
 
-EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS, *FOUND)
+_LOGIN = {
+    "TimeZone": "Asia/Tokyo",
+    "DateStyle": "SQL",
+    "application_name": "mine",
+    "options": "-c work_mem=7MB -c my.own=start -c search_path=c0,public",
+}
+_LOOK = "select current_setting('timezone'), current_setting('work_mem'), current_setting('application_name')"
+_MANY = "set timezone = 'Asia/Aden'; set work_mem = '5MB'; set application_name = 'other'; set datestyle = 'German'"
+
+
+def after_login(name: str, *steps: Step) -> Order:
+    """One client whose login sets much, and another that must not see it."""
+    return Order(name, (t(0, *steps), t(1, (Q(_LOOK),)), t(0, (Q(_LOOK),))), 2, logins=(_LOGIN, {}))
+
+
+RESETS = (
+    one(
+        "deallocate all, in a query and in batches, and what comes behind it",
+        (P("a", FEW), P("b", ADD), S(), Q("deallocate all"), *run("a"), S(), P("a", ADD), *run("a", "1", "2"), S()),
+        (*shot("d", "deallocate all"), *run("a", "1", "2"), S()),
+        (P("a", FEW), *run("d"), P("a", ADD), *run("a", "1", "2"), S()),
+        (P("d", "deallocate all"), P("b", FEW), *run("d"), P("a", FEW), *run("a"), *run("b"), S(), *run("a"), S()),
+        (P("e", "discard all"), S(), *run("e"), S(), P("e", FEW), *run("e"), S()),
+    ),
+    after_login("reset in the middle of a query", (Q(f"{_MANY}; reset timezone; {_LOOK}; select 1"),)),
+    after_login("reset all in the middle of a query", (Q(f"{_MANY}; reset all; {_LOOK}; show my.own; reset all"),)),
+    after_login("reset at the end of a query", (Q(f"{_MANY}; /* to */ ReSeT /* what? */ ALL -- all"),)),
+    after_login("reset in a query that fails", (Q(f"{_MANY}"), Q("reset all; select 1 / 0")), (Q(_LOOK),)),
+    after_login(
+        "positions of errors behind a reset",
+        (Q("reset timezone; select nothing"),),
+        (Q("select 1; reset all; select 'ä', 1 +; select 2"),),
+        (Q("reset timezone; select 'ä'; reset work_mem; select nothing(1)"),),
+    ),
+    after_login(
+        "reset in a block",
+        (Q("begin"), Q(_MANY)),
+        (Q("reset timezone"), Q(_LOOK)),
+        (Q("savepoint a"), Q("reset all"), Q(_LOOK), Q("rollback to a"), Q(_LOOK)),
+        (Q("reset work_mem"), Q("rollback"), Q(_LOOK)),
+    ),
+    after_login("reset in a failed block", (Q("begin"), Q("select 1 / 0"), Q("reset all"), Q("rollback"), Q(_LOOK))),
+    after_login(
+        "to default",
+        (
+            Q(_MANY),
+            Q("set timezone to default"),
+            Q("set work_mem = default"),
+            Q("SET SESSION application_name TO DEFAULT"),
+        ),
+        (Q("set time zone default"), Q("set datestyle to default"), Q(_LOOK), Q("show datestyle")),
+        (Q("set local timezone to default"), Q("set timezone to 'UTC'; set local timezone to default; show timezone")),
+        (
+            Q("begin"),
+            Q("set local timezone = 'UTC'"),
+            Q("set local timezone to default"),
+            Q("show timezone"),
+            Q("commit"),
+        ),
+    ),
+    after_login(
+        "names of encodings to default",
+        (Q("set names 'LATIN1'"), Q("set names"), Q("select 'ä'"), Q("set names 'LATIN1'"), Q("set names default")),
+    ),
+    after_login(
+        "names that need quoting", (Q(_MANY), Q('reset "TimeZone"'), Q("reset my.own"), Q('set "my" . own to default'))
+    ),
+    after_login("reset time zone", (Q(_MANY), Q("reset time zone"), Q(_LOOK), Q("set time zone local"), Q(_LOOK))),
+    after_login(
+        "reset in a batch",
+        (Q(_MANY), *shot("", "reset all"), *shot("", _LOOK), S()),
+        (Q(_MANY), *shot("a", "reset timezone"), *shot("", _LOOK), *run("a"), S(), *shot("", _LOOK), S()),
+        (*shot("b", "set work_mem to default"), H()),
+        (*shot("", "show work_mem"), S()),
+    ),
+    after_login(
+        "reset in a batch, in a block, with an error behind it",
+        (Q("begin"), Q(_MANY), *shot("", "reset all"), *shot("", "select 1 / 0"), S(), Q("rollback"), Q(_LOOK)),
+        (Q(_MANY), *shot("", "reset all"), *shot("", "select 1 / 0"), S(), Q(_LOOK)),
+    ),
+    after_login(
+        "a portal that resets, executed late",
+        (Q("begin"), Q(_MANY), P("a", "reset timezone"), B("p", "a"), *shot("", _LOOK), E("p"), *shot("", _LOOK), S()),
+        (Q("commit"), Q(_LOOK)),
+    ),
+    after_login("discard all alone", (Q(_MANY),), (Q("discard all"),), (Q(_LOOK),)),
+    after_login(
+        "discard all among others",
+        (Q(_MANY), Q("discard  all ;"), Q(_LOOK), Q("select 2")),
+        (Q(_MANY),),
+        (Q(" Discard ALL ;"),),
+        (Q(_LOOK),),
+    ),
+    after_login("discard all in a block", (Q("begin"), Q(_MANY), Q("discard all"), Q("commit"), Q(_LOOK))),
+    after_login(
+        "discard all in a batch", (Q(_MANY), *shot("", "discard all"), S()), (Q(_LOOK),), (*shot("x", FEW), S())
+    ),
+    after_login(
+        "discard all with statements",
+        (P("a", FEW), S(), Q(_MANY), Q("discard all"), *run("a"), S(), P("a", ADD), *run("a", "1", "2"), S()),
+    ),
+    after_login(
+        "discard all in a batch that fails behind it",
+        (Q(_MANY), *shot("", "discard all"), E("none"), *shot("", _LOOK), S()),
+        (Q(_LOOK),),
+        (Q(_MANY), E("none"), *shot("", "discard all"), S(), Q(_LOOK)),
+    ),
+    after_login(
+        "discard all with another", (Q(_MANY), Q("discard all; select 1"), Q("select 1; discard all"), Q(_LOOK))
+    ),
+    after_login(
+        "what only looks like a reset",
+        (Q(_MANY), Q("select 'reset all'; select 1 -- ; reset all\n; select $x$; reset all; $x$"), Q(_LOOK)),
+        (Q("do $$ begin perform '; reset timezone'; end $$"), Q(_LOOK), Q('select 1 as "; reset all;"'), Q(_LOOK)),
+    ),
+)
+
+EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS, *FOUND, *RESETS)

@@ -125,15 +125,9 @@ def _fair(setting: str, order: Order) -> bool:
     return SETTINGS[setting].backends > order.clients or not order.pins
 
 
-_LOGIN = "inside a transaction a RESET shows the backend's own value, not the one that came with the login"
-
 # Orders in which the pooler still differs from PostgreSQL. One that passes can leave the list.
 OPEN = {
     "an extended message while a copy waits for data": "now and then, with messages cut into bytes",
-    "RESET goes back to the login's value": _LOGIN,
-    "RESET of a value that came with the login": _LOGIN,
-    "RESET ALL goes back to the login's values": _LOGIN,
-    "DISCARD ALL goes back to the login's values": _LOGIN,
 }
 
 
@@ -154,20 +148,12 @@ def test_fixed_order(poolers: Poolers, order: Order, setting: str, request: pyte
     doorman.check_alive()
 
 
-# What random orders still find, each with the shortest order that shows it. Not strict: a seed may miss it.
-_TO_DEFAULT = pytest.mark.xfail(
-    reason="SET x TO DEFAULT of a parameter that came with the login shows the backend's own default for the rest of the"
-    " transaction: query('set timezone to default')",
-    strict=False,
-)
-
-
 @pytest.mark.timeout(120 + BATCHES * 2)
 @pytest.mark.parametrize(
     ("setting", "profile", "share"),
     [
         ("one-tiny", "protocol", 0.3),
-        pytest.param("one-tiny", "movable", 0.3, marks=_TO_DEFAULT),
+        ("one-tiny", "movable", 0.3),
         ("four-tiny", "pinning", 0.2),
         ("session", "pinning", 0.1),
         ("split", "protocol", 0.1),

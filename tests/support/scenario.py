@@ -82,7 +82,7 @@ class _Client:
         for reply in replies:
             line = self.normaliser.line(reply)
             (self.notifications if reply.kind == "A" else found).append(line)
-        return found
+        return _in_one_order(found)
 
     def settle(self, patience: float) -> list[str]:
         try:
@@ -97,6 +97,19 @@ class _Client:
     def send(self, requests: Step) -> None:
         with contextlib.suppress(WireError):  # that the peer has gone shows at the next read
             self.wire.send(*requests)
+
+
+def _in_one_order(lines: list[str]) -> list[str]:
+    """Parameters that are reported together come in no order that means anything."""
+    found: list[str] = []
+    reported: list[str] = []
+    for line in (*lines, ""):
+        if line.startswith("ParameterStatus"):
+            reported.append(line)
+        else:
+            found += (*sorted(reported), line)
+            reported = []
+    return found[:-1]
 
 
 def _logins(clients: Sequence[_Client]) -> tuple[tuple[str, ...], ...]:
