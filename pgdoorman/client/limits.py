@@ -71,18 +71,6 @@ def passed_limit(session: "Session", now: float) -> TimeLimit | None:
     return None
 
 
-def has_limits(session: "Session") -> bool:
-    """Whether there is anything to look at."""
-    settings = session.pool.settings
-    return bool(
-        settings.query_timeout
-        or settings.transaction_timeout
-        or settings.idle_transaction_timeout
-        or settings.client_idle_timeout
-        or session.stuck_since
-    )
-
-
 def enforce(session: "Session") -> None:
     """Send the client away if it has passed a limit; on its worker's thread."""
     if not session.held & GONE:

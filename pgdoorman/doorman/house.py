@@ -22,7 +22,7 @@ from pgdoorman.auth.scram import MadeVerifiers
 from pgdoorman.backend.cancel import wait_cancelled
 from pgdoorman.client.budget import Budget
 from pgdoorman.client.cancel_keys import CancelKeys
-from pgdoorman.client.limits import enforce, has_limits, passed_limit
+from pgdoorman.client.limits import enforce, passed_limit
 from pgdoorman.client.listening import begin_listening
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
@@ -70,7 +70,8 @@ from pgdoorman.web.server import WebServer
 log = logging.getLogger(__name__)
 
 TICK = 0.05  # seconds between looks at waiting clients and openings: the precision of query_wait_timeout
-LIMITS_TICK = 0.25  # seconds between looks at clients' time limits
+LIMITS_TICK = 0.25  # seconds between looks at the time limits of clients that have a backend
+IDLE_TICK = 1.0  # the same for those that have none: there are thousands of them, and their limits are long
 PERIOD = 15.0  # seconds of a statistics period
 # Objects born and not died since the last cyclic collection. What leaves no circles behind never gets there but by
 # clients that stay (some 30 each); a collection among 10,000 of them stops all threads for some 20 ms.
@@ -207,7 +208,8 @@ class Doorman:
         if general.worker_cpu_affinity_pinning:
             self._pin_workers()
         self._janitor.every(TICK, self._tick)
-        self._janitor.every(LIMITS_TICK, self._look_at_limits)
+        self._janitor.every(LIMITS_TICK, self._look_at_busy)
+        self._janitor.every(IDLE_TICK, self._look_at_idle)
         self._janitor.every(PERIOD, self._end_period)
         self._janitor.every(LIMITS_TICK, self._collect)
         self._janitor.every(SERVICE_TICK, self._service.watch)
@@ -356,10 +358,20 @@ class Doorman:
         if self._mode is not None:
             self._look_for_the_end(now)
 
-    def _look_at_limits(self) -> None:
+    def _look_at_busy(self) -> None:
+        now = monotonic()
+        for pool in (*self.registry.all(), *self.registry.leaving()):
+            for backend in pool.ledger.members():
+                holder = backend.holder
+                if isinstance(holder, Session) and passed_limit(holder, now) is not None:
+                    holder.worker.post(partial(enforce, holder))
+
+    def _look_at_idle(self) -> None:
+        if not any(pool.settings.client_idle_timeout for pool in (*self.registry.all(), *self.registry.leaving())):
+            return
         now = monotonic()
         for session in list(self.desk.sessions.values()):
-            if has_limits(session) and passed_limit(session, now) is not None:
+            if passed_limit(session, now) is not None:
                 session.worker.post(partial(enforce, session))
 
     def _end_period(self) -> None:
