@@ -10,7 +10,17 @@ from tests.integration.conftest import StartDoorman
 from tests.support.doorman import Doorman, pool, user
 from tests.support.postgres import Postgres
 from tests.support.process import wait_until
-from tests.support.wire import bind, cancel_request, describe_statement, execute, parse, query, startup, sync
+from tests.support.wire import (
+    ServerError,
+    bind,
+    cancel_request,
+    describe_statement,
+    execute,
+    parse,
+    query,
+    startup,
+    sync,
+)
 
 
 def _start(start: StartDoorman, postgres: Postgres, general: dict[str, object], **settings: object) -> Doorman:
@@ -170,3 +180,65 @@ def test_a_crowd_at_a_cold_pool_is_served(start_doorman: StartDoorman, postgres:
     assert 2 <= int(row["creates"] or 0) <= 10
     for client in clients:
         client.hang_up()
+
+
+# pin_policy
+
+
+def _temporary(doorman: Doorman, postgres: Postgres) -> str | None:
+    """How many temporary tables the one backend has."""
+    with doorman.connect(patience=20) as other:
+        return other.value("select count(*) from pg_class where relpersistence = 't'")
+
+
+def test_refusing_what_would_pin_is_sending_away_behind_the_transaction(
+    start_doorman: StartDoorman, postgres: Postgres
+) -> None:
+    doorman = _start(start_doorman, postgres, {"pin_policy": "refuse"})
+    postgres.run("create table if not exists made_beside (x int)", "truncate made_beside", database="app")
+    with doorman.connect() as client:
+        client.run("begin")
+        client.run("create temp table mine (x int)")
+        client.run("insert into made_beside values (1)")
+        client.send(query("commit"))
+        replies = client.wait_closed()
+    assert [reply.kind for reply in replies] == ["C", "Z", "E"], "the transaction stands, and its client hears so"
+    fields = replies[-1].fields()
+    assert (fields["S"], fields["C"]) == ("FATAL", "0A000")
+    assert "not available in transaction pooling: temporary" in fields["M"]
+    assert _temporary(doorman, postgres) == "0"
+    with doorman.connect() as client:
+        assert client.value("select count(*) from made_beside") == "1"
+        client.run("begin")
+        client.run("create temp table mine (x int)")
+        client.run("rollback")
+        assert client.value("select 'still here'") == "still here", "nothing was left behind"
+        client.run("begin")
+        client.run("create temp table mine (x int) on commit drop")
+        client.run("commit")
+        assert client.value("select 'still here'") == "still here"
+    assert _temporary(doorman, postgres) == "0"
+
+
+def test_ignoring_it_is_removing_it_behind_the_transaction(start_doorman: StartDoorman, postgres: Postgres) -> None:
+    doorman = _start(start_doorman, postgres, {"pin_policy": "ignore"})
+    with doorman.connect() as client:
+        client.run("begin")
+        client.run("create temp table mine (x int)")
+        assert client.value("select count(*) from mine") == "0"
+        client.run("commit")
+        with pytest.raises(ServerError, match='relation "mine" does not exist'):
+            client.value("select count(*) from mine")
+        assert _temporary(doorman, postgres) == "0"
+        assert client.value("select 'still here'") == "still here"
+
+
+def test_another_policy_at_a_reload(start_doorman: StartDoorman, postgres: Postgres) -> None:
+    doorman = _start(start_doorman, postgres, {"pin_policy": "refuse"})
+    with doorman.connect() as client:
+        doorman.general["pin_policy"] = "pin"
+        doorman.write_config()
+        with doorman.admin() as admin:
+            admin.run("reload")
+        client.run("create temp table mine (x int)")
+        assert client.value("select count(*) from mine") == "0"
