@@ -113,9 +113,17 @@ class Operator:
         ]
 
     def databases(self) -> Sequence[DatabaseRow]:
-        registry = self._house.registry
-        grouped = [registry.of_database(name) for name in registry.databases]
-        return [reports.database_row(pools) for pools in grouped if pools]
+        registry, lookups = self._house.registry, self._house.lookups
+        rows = []
+        for name in registry.databases:
+            pools, query = registry.of_database(name), lookups.of(name)
+            if pools:
+                rows.append(reports.database_row(pools))
+            elif query is not None:
+                paused = self._all_paused or name in self._paused
+                row = reports.awaited_database_row(query.pool_of_nobody, paused, name in self._disabled)
+                rows.append(row)
+        return rows
 
     def users(self) -> Sequence[UserRow]:
         return [reports.user_row(pool) for pool in self._house.registry.all()]

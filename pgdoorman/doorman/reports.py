@@ -8,6 +8,7 @@ from pgdoorman.backend.connection import Backend
 from pgdoorman.client.holds import GONE, WAITING
 from pgdoorman.client.passage import Passage
 from pgdoorman.client.session import Session
+from pgdoorman.config.settings import UserPoolSettings
 from pgdoorman.control import (
     AuthQueryRow,
     BackendRow,
@@ -263,6 +264,23 @@ def database_row(pools: Sequence[Pool]) -> DatabaseRow:
         current_client_connections=sum(pool.clients for pool in pools),
         paused=any(one.paused for one in statistics),
         disabled=any(pool.disabled for pool in pools),
+    )
+
+
+def awaited_database_row(settings: UserPoolSettings, paused: bool, disabled: bool) -> DatabaseRow:
+    """The row of a database whose users are looked up, and where none has come yet. `settings` are what one would have."""
+    return DatabaseRow(
+        name=settings.pool,
+        host=settings.server_host,
+        port=settings.server_port,
+        database=settings.server_database,
+        reserve_pool_size=settings.reserve_pool_size,
+        server_lifetime=settings.server_lifetime,
+        pool_mode=settings.pool_mode.value,
+        max_connections=settings.max_db_connections,
+        max_client_connections=settings.max_db_client_connections,
+        paused=paused,
+        disabled=disabled,
     )
 
 

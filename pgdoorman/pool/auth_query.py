@@ -343,6 +343,11 @@ class AuthQuery:
         return replace(merged, application_name=name)
 
     @property
+    def pool_of_nobody(self) -> UserPoolSettings:
+        """What would hold for the first user."""
+        return self._settings.effective(self._pool, self._pool.dynamic_user("", Secret("")))
+
+    @property
     def is_shared(self) -> bool:
         """Whether all users found here use one pool."""
         return self._query.server_user is not None

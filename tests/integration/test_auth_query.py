@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import StartDoorman
-from tests.support.doorman import Doorman, pool, stand_in, user
+from tests.support.doorman import ADMIN_PASSWORD, Doorman, pool, stand_in, table, user
 from tests.support.postgres import SECRET, Postgres
 from tests.support.process import wait_until
 from tests.support.wire import ServerError, WireError
@@ -16,6 +16,7 @@ from tests.support.wire import ServerError, WireError
 pytestmark = pytest.mark.skipif(bool(stand_in()), reason="about pgdoorman's own way")
 
 QUERY = "SELECT usename, passwd FROM pg_shadow WHERE usename = $1"
+RULES = "host all all all md5\n"
 HBA = "host pgdoorman all all md5\nhost all alice all trust\nhost all trusted all trust\nhost all all all md5\n"
 
 ROLES = f"""
@@ -269,6 +270,16 @@ def test_many_first_log_ins_at_once(server: Postgres, house: Callable[..., Doorm
         with server.connect() as wire:
             for name in names:
                 wire.run(f"drop role {name}")
+
+
+def test_a_database_where_nobody_has_come_yet_is_listed(server: Postgres, start_doorman: StartDoorman) -> None:
+    section = {"query": QUERY, "user": "looker", "password": "looker-secret"}
+    doorman = start_doorman(pools={"app": pool(server, auth_query=section)}, general={"pg_hba": {"content": RULES}})
+    for _ in range(2):
+        with doorman.connect("pgbouncer", "admin", ADMIN_PASSWORD) as console:
+            (row,) = table(console, "SHOW DATABASES")
+        assert (row["name"], row["host"], row["database"]) == ("app", "127.0.0.1", "app")
+        assert who(doorman, "scram_user") == "scram_user"
 
 
 def test_unused_pools_go(house: Callable[..., Doorman]) -> None:
