@@ -136,7 +136,7 @@ class Login:
     def on_event(self, worker: Worker, events: int) -> None:
         """The poller's handler."""
         if self._securing is not None:
-            self._securing.go_on()
+            self._securing.go_on(events)
             return
         try:
             if self._untouched and self._begins_with_tls():

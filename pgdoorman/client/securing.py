@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pgdoorman.errors import PgDoormanError
-from pgdoorman.runtime.poller import NOTHING, READ
+from pgdoorman.runtime.poller import HANG_UP, NOTHING, READ
 from pgdoorman.runtime.timers import Timer
 from pgdoorman.runtime.worker import Worker
+from pgdoorman.transport.tls import TlsFailed
 from pgdoorman.transport.tls_accept import ClientHandshake, TlsDoor
 
 
@@ -57,10 +58,15 @@ class Securing:
             self._timer.cancel()
             self._timer = None
 
-    def go_on(self) -> None:
+    def go_on(self, events: int = READ) -> None:
         """The socket is ready."""
         if self._timer is not None:
-            return  # its turn has not come; an event that was collected before it had to wait
+            # Its turn has not come, and nothing but a hang-up is reported meanwhile (again and again); or an event that
+            # was collected before it had to wait.
+            if events & HANG_UP:
+                self.stop()
+                self._failed(TlsFailed("the client hung up before its TLS handshake"))
+            return
         try:
             wanted = self.sock.advance_handshake()
             if wanted:

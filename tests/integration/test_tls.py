@@ -29,7 +29,7 @@ from tests.support.doorman import ADMIN_PASSWORD, Doorman, pool, user
 from tests.support.fake_server import FakeServer, Peer
 from tests.support.middleman import Middleman
 from tests.support.postgres import SECRET, Postgres
-from tests.support.process import DidNotStart, wait_until
+from tests.support.process import wait_until
 from tests.support.tls_postgres import TlsPostgres
 from tests.support.wire import (
     ServerError,
@@ -269,19 +269,14 @@ def test_a_distinguished_name(
 ) -> None:
     rules = "hostssl all all all cert clientname=DN map=people\nhost all all all reject\n"
     (papers.folder / "ident.conf").write_text('people "CN=alice,OU=People,O=Example" bob\n')
-    try:
-        doorman = start_doorman(
-            pools={"app": pool(tls_postgres, user("bob"), user("alice"), server_tls_mode="require")},
-            general=papers.general(
-                tls_ca_cert=str(papers.clients_ca),
-                pg_hba={"content": rules},
-                pg_ident={"path": str(papers.folder / "ident.conf")},
-            ),
-        )
-    except DidNotStart as error:
-        if "pg_ident" in str(error):
-            pytest.skip("this version has no user-name maps")
-        raise
+    doorman = start_doorman(
+        pools={"app": pool(tls_postgres, user("bob"), user("alice"), server_tls_mode="require")},
+        general=papers.general(
+            tls_ca_cert=str(papers.clients_ca),
+            pg_hba={"content": rules},
+            pg_ident={"path": str(papers.folder / "ident.conf")},
+        ),
+    )
     certificate, key = (str(path) for path in papers.alice)
     assert psql(doorman.port, user="bob", sslcert=certificate, sslkey=key).out == "t"
     assert (
