@@ -24,7 +24,7 @@ from pgdoorman.auth.client_login import (
 from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret
 from pgdoorman.client.closing import error_message
-from pgdoorman.errors import PgDoormanError, ProtocolViolation
+from pgdoorman.errors import PgDoormanError, ProtocolViolation, TooManyClients
 from pgdoorman.pool.auth_query import PENDING, Pending
 from pgdoorman.protocol.dialogue import FindSecret, Offload, Receive, Runner
 from pgdoorman.protocol.startup import (
@@ -79,6 +79,10 @@ class Reception(Protocol):
     patient_helpers: Helpers  # for work that waits for others
     tls: "TlsDoor | None"
     handshakes: HandshakeRate
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may begin a TLS handshake: each takes 50 kB until it is done."""
 
     def admit(self, message: StartupMessage, peer: Peer, *, encrypted: bool = False) -> None:
         """Whether a client for this database may be let in at all. Raises the refusal."""
@@ -140,7 +144,10 @@ class Login:
             return
         try:
             if self._untouched and self._begins_with_tls():
-                self._secure(direct=True)
+                if self._reception.has_room:
+                    self._secure(direct=True)
+                else:
+                    self._close()
                 return
             data = self.sock.recv(16384, DONT_WAIT)
         except BlockingIOError:
@@ -237,6 +244,8 @@ class Login:
             # Whatever it is, it was sent before the answer: it could be taken for encrypted by one side only.
             raise ProtocolViolation("received unencrypted data after an encryption request")
         if isinstance(request, SslRequest) and self._reception.tls is not None and not self.peer.is_unix:
+            if not self._reception.has_room:
+                raise TooManyClients("sorry, too many clients already")
             self._send(b"S")
             if not self._over:
                 self._secure(direct=False)

@@ -140,6 +140,11 @@ class Desk:
             sock.close()
             self.login_ended(login)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether no more are logging in than may be connected: those who have proved nothing cannot fill the memory."""
+        return len(self.logging_in) <= self._house.general.max_connections
+
     def admit(self, message: StartupMessage, peer: Peer, *, encrypted: bool = False) -> None:
         """Raises the refusal, if the client is to be refused before it is asked for anything."""
         database = message.database

@@ -458,6 +458,38 @@ def test_half_a_handshake_stalls_nobody(start_doorman: StartDoorman, tls_postgre
     opened[0].terminate()
 
 
+def test_handshakes_that_never_end_are_no_more_than_clients_may_be(
+    start_doorman: StartDoorman, tls_postgres: TlsPostgres, papers: Papers
+) -> None:
+    doorman = start_doorman(
+        pools={"app": pool(tls_postgres, user("bob"))}, general=papers.general(max_connections=5)
+    )  # fmt: skip
+    begun = [doorman.dial() for _ in range(5)]
+    for wire in begun:
+        wire.send(ssl_request())
+        assert wire.receive_bytes(1) == b"S"
+    refused = doorman.dial()
+    refused.send(ssl_request())
+    reply = refused.receive()
+    assert (reply.kind, reply.fields()["C"]) == ("E", "53300")
+    refused.hang_up()
+    with pytest.raises(OSError, match=r"EOF|reset|closed"), raw_tls(doorman, ["postgresql"]):
+        pass
+    with doorman.connect("app", "bob") as wire:
+        assert wire.value("select 1") == "1", "those without TLS come in as before"
+    for wire in begun:
+        wire.hang_up()
+    wait_until(lambda: _lets_in(doorman, papers), 10.0, "there is room again")
+
+
+def _lets_in(doorman: Doorman, papers: Papers) -> bool:
+    try:
+        Wire.connect("localhost", doorman.port, user="bob", database="app", tls=papers.context()).terminate()
+    except (OSError, WireError, ServerError):
+        return False
+    return True
+
+
 def test_handshakes_are_limited(start_doorman: StartDoorman, tls_postgres: TlsPostgres, papers: Papers) -> None:
     doorman = start_doorman(
         pools={"app": pool(tls_postgres, user("bob"))}, general=papers.general(tls_rate_limit_per_second=100)
