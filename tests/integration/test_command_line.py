@@ -65,7 +65,7 @@ def _pid(doorman: Doorman) -> tuple[str, str]:
 
 
 def test_looking(running: Doorman) -> None:
-    with running.connect() as wire:
+    with running.connect(patience=PATIENCE) as wire:
         wire.run("select 1")
         status = _run("status", *_pid(running))
         assert status.returncode == 0, status.stderr
@@ -159,12 +159,12 @@ def test_a_bad_file_changes_nothing_and_is_told(running: Doorman) -> None:
     failed = json.loads(_run("reload", "--json", *_pid(running)).stdout)
     assert failed["applied"] is False
     assert len(failed["errors"]) == 1
-    with running.connect() as wire:
+    with running.connect(patience=PATIENCE) as wire:
         assert wire.value("select 1") == "1"
 
 
 def test_acting(running: Doorman) -> None:
-    with running.connect() as wire:
+    with running.connect(patience=PATIENCE) as wire:
         assert _run("pause", "app", *_pid(running)).returncode == 0
         assert [row["paused"] for row in running.show("pools")] == ["1"]
         assert _run("resume", "app", *_pid(running)).returncode == 0
@@ -182,7 +182,7 @@ def test_acting(running: Doorman) -> None:
 @pytest.mark.parametrize("how", ["--graceful", "--now"])
 def test_stop(start_doorman: StartDoorman, postgres: Postgres, how: str) -> None:
     doorman = start_doorman(pools={"app": pool(postgres, user("alice"))}, general={"shutdown_timeout": "1h"})
-    with doorman.connect() as wire:
+    with doorman.connect(patience=PATIENCE) as wire:
         wire.run("begin")
         wire.run("select 1")
         if how == "--graceful":
@@ -202,7 +202,7 @@ def test_settings_can_be_changed_until_the_next_reload(running: Doorman) -> None
     def value(key: str) -> str | None:
         return next(row["value"] for row in running.show("config") if row["key"] == key)
 
-    with running.admin() as admin:
+    with running.admin(PATIENCE) as admin:
         admin.run("set query_wait_timeout = '7s'")
         admin.run("set log_client_connections to off")
         assert (value("query_wait_timeout"), value("log_client_connections")) == ("7000", "false")
@@ -222,7 +222,7 @@ def test_settings_can_be_changed_until_the_next_reload(running: Doorman) -> None
 
 
 def test_a_changed_setting_holds_for_who_is_connected(running: Doorman) -> None:
-    with running.admin() as admin, running.connect() as wire:
+    with running.admin(PATIENCE) as admin, running.connect(patience=PATIENCE) as wire:
         assert wire.value("select 1") == "1"
         admin.run("set query_timeout = '200ms'")
         with pytest.raises(HungUp, match="query_timeout"):

@@ -230,7 +230,7 @@ def test_root_is_given_up_once_the_doors_are_open(start_doorman: StartDoorman, p
     status = Path(f"/proc/{doorman.process.process_id}/status").read_text()
     number = str(pwd.getpwnam("nobody").pw_uid)
     assert re.search(rf"^Uid:\t{number}\t{number}\t{number}\t{number}$", status, re.MULTILINE), status
-    with doorman.connect() as wire:
+    with doorman.connect(patience=PATIENCE) as wire:
         assert wire.value("select 1") == "1"
     assert _command("status", "--pid", str(doorman.process.process_id)).returncode == 0, "root may come in all the same"
 
@@ -278,7 +278,7 @@ def test_a_full_table_of_descriptors_refuses_newcomers_and_recovers(
 ) -> None:
     doorman = _started(start_doorman, postgres)
     process = doorman.process.process_id
-    with doorman.connect() as present:
+    with doorman.connect(patience=PATIENCE) as present:
         assert present.value("select 1") == "1"
         few = doorman.descriptor_count() + 3
         before = resource.prlimit(process, resource.RLIMIT_NOFILE)
@@ -320,7 +320,7 @@ def test_a_limit_that_is_too_low_is_told(workspace: Path, postgres: Postgres) ->
 
 def test_a_graceful_stop_lets_transactions_finish(start_doorman: StartDoorman, postgres: Postgres) -> None:
     doorman = _started(start_doorman, postgres, general={"shutdown_timeout": "60s"})
-    busy, idle, admin = doorman.connect(), doorman.connect(), doorman.admin()
+    busy, idle, admin = doorman.connect(patience=PATIENCE), doorman.connect(patience=PATIENCE), doorman.admin(PATIENCE)
     busy.run("begin; create temporary table mine (x int)")
     assert idle.value("select 1") == "1"
     doorman.process.send_signal(signal.SIGTERM)
@@ -328,9 +328,9 @@ def test_a_graceful_stop_lets_transactions_finish(start_doorman: StartDoorman, p
     assert _last_error(idle) == "57P01"
     # Retryable for whoever comes anew: at 57P03 libpq tries the next host.
     with pytest.raises((ServerError, HungUp), match="57P03"):
-        doorman.connect()
+        doorman.connect(patience=PATIENCE)
     assert busy.value("select 3") == "3"
-    with doorman.admin() as late:  # console logins go on
+    with doorman.admin(PATIENCE) as late:  # console logins go on
         assert ("draining", "yes") in [tuple(row) for row in late.rows("show state")]
     busy.send(query("commit"))
     replies = busy.wait_closed(PATIENCE)
@@ -345,7 +345,7 @@ def test_a_graceful_stop_lets_transactions_finish(start_doorman: StartDoorman, p
 def test_idle_clients_may_stay_until_their_next_transaction(start_doorman: StartDoorman, postgres: Postgres) -> None:
     general = {"shutdown_timeout": "60s", "shutdown_idle_clients": "keep"}
     doorman = _started(start_doorman, postgres, general=general)
-    with doorman.connect() as first, doorman.connect() as second:
+    with doorman.connect(patience=PATIENCE) as first, doorman.connect(patience=PATIENCE) as second:
         assert first.value("select 1") == "1"
         doorman.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "new clients are refused" in doorman.log(), PATIENCE, "the beginning of the end")
@@ -366,7 +366,7 @@ def _last_error(wire: Wire) -> str:
 
 def test_the_deadline_ends_what_does_not_end(start_doorman: StartDoorman, postgres: Postgres) -> None:
     doorman = _started(start_doorman, postgres, general={"shutdown_timeout": "500ms", "shutdown_idle_clients": "keep"})
-    with doorman.connect() as busy, doorman.connect() as idle:
+    with doorman.connect(patience=PATIENCE) as busy, doorman.connect(patience=PATIENCE) as idle:
         busy.run("begin")
         busy.run("select 1")
         doorman.process.send_signal(signal.SIGTERM)
@@ -378,7 +378,7 @@ def test_a_delay_during_which_only_the_probe_says_no(start_doorman: StartDoorman
     doorman = _started(start_doorman, postgres, general={"shutdown_delay": "1h"})
     doorman.process.send_signal(signal.SIGTERM)
     wait_until(lambda: {"key": "draining", "value": "yes"} in doorman.show("state"), PATIENCE, "draining")
-    with doorman.connect() as wire:
+    with doorman.connect(patience=PATIENCE) as wire:
         assert wire.value("select 1") == "1"
     doorman.process.send_signal(signal.SIGTERM)
     wait_until(lambda: not doorman.process.is_running, PATIENCE, "its end: who asks twice does not want to wait")

@@ -126,7 +126,7 @@ def test_a_successor_that_would_not_start_changes_nothing(upgradable: Doorman) -
     assert done.returncode == 1
     assert "refuses the configuration" in done.stderr
     assert "nonsense" in doorman.log()
-    with doorman.connect() as wire:
+    with doorman.connect(patience=PATIENCE) as wire:
         assert wire.value("select 1") == "1"
     assert _family(doorman) == [doorman.process.process_id]
 
