@@ -199,7 +199,8 @@ class Doorman:
         self._open_doors()
         self._web = self._open_web()
         if general.user is not None:
-            _become(general.user)
+            # A socket that is root's with mode 0600 would be of use to nobody else.
+            _become(general.user, [door.path for door in self.doors if door.path])
         if general.worker_stack_size is not None:
             threading.stack_size(general.worker_stack_size)
         self._apply_pools(self.settings)
@@ -690,9 +691,9 @@ def cancel_address(process: int, port: int) -> Address:
     return Address(f"@pgdoorman.{process}.cancel", port)
 
 
-def _become(user: str) -> None:
+def _become(user: str, files: Sequence[str]) -> None:
     try:
-        become_user(user)
+        become_user(user, files)
     except NoSuchUser as error:
         raise ConfigError(str(error), key="general.user") from error
 

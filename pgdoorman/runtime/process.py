@@ -71,8 +71,9 @@ class NoSuchUser(Exception):
     """The system does not know the user, or we may not become it. The text says which."""
 
 
-def become_user(name: str) -> None:
-    """Give up root for good: user, group and supplementary groups of `name`, in every thread.
+def become_user(name: str, files: Iterable[str] = ()) -> None:
+    """Give up root for good: user, group and supplementary groups of `name`, in every thread. `files` are given to that
+    user first.
 
     Nothing happens if we are that user already. Raises NoSuchUser.
     """
@@ -85,6 +86,8 @@ def become_user(name: str) -> None:
     if os.geteuid() != 0:
         raise NoSuchUser(f"only root can become user {name!r}")
     try:
+        for file in files:
+            os.chown(file, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
         os.initgroups(name, entry.pw_gid)
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)

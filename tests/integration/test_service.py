@@ -225,8 +225,11 @@ def test_one_port_for_two_only_if_both_say_so(start_doorman: StartDoorman, postg
 
 
 @AS_ROOT
-def test_root_is_given_up_once_the_doors_are_open(start_doorman: StartDoorman, postgres: Postgres) -> None:
-    doorman = _started(start_doorman, postgres, general={"user": "nobody"})
+def test_root_is_given_up_once_the_doors_are_open(
+    start_doorman: StartDoorman, postgres: Postgres, workspace: Path
+) -> None:
+    doorman = _started(start_doorman, postgres, general={"user": "nobody", "unix_socket_dir": str(workspace)})
+    assert (workspace / f".s.PGSQL.{doorman.port}").owner() == "nobody"
     status = Path(f"/proc/{doorman.process.process_id}/status").read_text()
     number = str(pwd.getpwnam("nobody").pw_uid)
     assert re.search(rf"^Uid:\t{number}\t{number}\t{number}\t{number}$", status, re.MULTILINE), status
