@@ -20,37 +20,42 @@ class CancelKeys:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._owners: dict[int, tuple[bytes, Any]] = {}
+        # Several clients may have one process id: real ones are those of several servers, and may be drawn by chance too.
+        self._owners: dict[int, dict[bytes, Any]] = {}
 
-    def issue(self, owner: Any, secret_length: int) -> CancelKey:
-        """A new key for `owner`. Unguessable: the secret comes from the system's generator, and the process id, which is
-        no secret, is random too. (It is never a real one: a client of session pooling gets its backend at its first
-        query, long after it was told its key.)"""
+    def issue(self, owner: Any, secret_length: int, process_id: int = 0) -> CancelKey:
+        """A new key for `owner`. Unguessable: the secret comes from the system's generator. `process_id` is that of the
+        backend, if the client has one for good; 0 draws one that nobody has."""
         secret = secrets.token_bytes(secret_length)
-        process_id = 0
         with self._lock:
-            while not process_id or process_id in self._owners:
-                process_id = secrets.randbelow(0x7FFFFFFE) + 1
-            self._owners[process_id] = (secret, owner)
+            while not process_id:
+                drawn = secrets.randbelow(0x7FFFFFFE) + 1
+                process_id = 0 if drawn in self._owners else drawn
+            self._owners.setdefault(process_id, {})[secret] = owner
         return CancelKey(process_id, secret)
 
     def assign(self, key: CancelKey, owner: Any) -> None:
         """Give an issued key to another owner."""
         with self._lock:
-            self._owners[key.process_id] = (key.secret, owner)
+            self._owners.setdefault(key.process_id, {})[key.secret] = owner
 
     def find(self, process_id: int, secret: bytes) -> Any | None:
         """The client that has this key, if there is one. The comparison takes the same time wherever it fails."""
         with self._lock:
-            found = self._owners.get(process_id)
-        if found is None or not compare_digest(found[0], secret):
-            return None
-        return found[1]
+            candidates = list(self._owners.get(process_id, {}).items())
+        found = None
+        for issued, owner in candidates:
+            if compare_digest(issued, secret):
+                found = owner
+        return found
 
     def withdraw(self, key: CancelKey) -> None:
         """The client is gone."""
         with self._lock:
-            self._owners.pop(key.process_id, None)
+            of_process = self._owners.get(key.process_id, {})
+            of_process.pop(key.secret, None)
+            if not of_process:
+                self._owners.pop(key.process_id, None)
 
     def __len__(self) -> int:
-        return len(self._owners)
+        return sum(map(len, self._owners.values()))

@@ -264,13 +264,21 @@ class Session:
 
     # Coming.
 
-    def begin_serving(self, worker: Worker, greeting: bytes, rest: bytes = b"") -> None:
-        """Be at home at `worker`, on whose thread this runs. `rest` is what the client has sent behind its login."""
+    def begin_serving(self, worker: Worker, greeting: bytes, rest: bytes = b"", backend: Backend | None = None) -> None:
+        """Be at home at `worker`, on whose thread this runs. `rest` is what the client has sent behind its login; `backend`,
+        if it is to have one from now on, has its settings and is watched here."""
         self.worker = worker
         self.worker_index = worker.index
         self.counters = self.pool.counters[worker.index]
         worker.load += 1
         worker.watch(self.fd, self.on_event)
+        if backend is not None:
+            backend.holder = self
+            backend.attention = False
+            backend.leased_at = monotonic()
+            self.backend = backend
+            self.lease_number += 1
+            self.lease_reported = backend.reported
         self.tell(greeting)
         if rest:
             serving.serve(self, rest)

@@ -18,6 +18,7 @@ from pgdoorman.client.closing import error_message
 from pgdoorman.client.login import Arrived
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
+from pgdoorman.config.settings import PoolMode
 from pgdoorman.errors import BackendUnavailable, PgDoormanError
 from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import authentication as wire
@@ -41,6 +42,7 @@ class Welcome:
         "_pool",
         "_services",
         "_settled",
+        "_told",
         "_wanted",
         "in_line",
         "waiting_since",
@@ -57,6 +59,7 @@ class Welcome:
         self._settled = settled  # told once: with the session, or None if there will be none
         self._backend: Backend | None = None
         self._wanted = _settings_of(arrived, pool)
+        self._told: Reported | None = None
         self._over = False
         self.worker = worker
         self.worker_index = worker.index
@@ -74,8 +77,8 @@ class Welcome:
             pool.learn_keys(identity.scram_keys)
         elif identity.password is not None:
             pool.learn_password(identity.password)
-        told = pool.told_for(self._wanted)
-        if told is not None:
+        told = self._told = pool.told_for(self._wanted)
+        if told is not None and not (self._keeps and pool.ledger.has_room()):
             self._greet(told)
             return
         # Not read meanwhile (there is nothing to say yet), but a client that hangs up is noticed.
@@ -107,17 +110,20 @@ class Welcome:
         backend.holder = self
         self._backend = backend
         wanted = self._wanted
-        if backend.settings is wanted:
+        if backend.settings is wanted and not (self._keeps and backend.attention):
             self._learnt(backend, [], None)
             return
         timeout = max(5.0, self._pool.settings.connect_timeout)
-        Inquiry(backend, move_sql(backend.settings, wanted), timeout, self._learnt)
+        Inquiry(backend, move_sql(backend.settings, wanted) or ";", timeout, self._learnt)
 
     def refused(self, reason: PgDoormanError) -> None:
-        """There is no backend: the client is told why."""
+        """There is no backend: the client is told why, or goes without one until its first query."""
         if self._over:
             return
-        self._refuse(reason)
+        if self._told is not None:
+            self._greet(self._told)
+        else:
+            self._refuse(reason)
 
     def on_backend_readable(self, backend: Backend) -> None:
         """The same, when there is only something to read."""
@@ -138,7 +144,7 @@ class Welcome:
         backend.holder = None
         if isinstance(error, BackendUnavailable):
             pool.discard(backend, self.worker)
-            self._refuse(error)
+            self.refused(error)
             return
         if error is not None:
             pool.checkin(backend, self.worker)
@@ -147,12 +153,21 @@ class Welcome:
         backend.settings = self._wanted
         if self._wanted is not DEFAULTS:
             pool.prove(self._wanted, backend.reported)
+        if self._keeps and not self._over:
+            self._greet(backend.reported, backend)
+            return
         reported = backend.reported
         pool.checkin(backend, self.worker)
         if not self._over:
             self._greet(reported)
 
-    def _greet(self, told: Reported) -> None:
+    @property
+    def _keeps(self) -> bool:
+        """Whether a client of this pool keeps its backend until it leaves: then it has it from now on, and is told its
+        process id."""
+        return self._pool.settings.pool_mode is PoolMode.SESSION
+
+    def _greet(self, told: Reported, backend: Backend | None = None) -> None:
         arrived = self._arrived
         self._over = True
         self.worker.unwatch(arrived.sock.fileno())
@@ -171,7 +186,7 @@ class Welcome:
             tls=arrived.tls,
         )
         length = 4 if arrived.version < codes.PROTOCOL_3_2 else 32
-        key = self._services.cancel_keys.issue(session, length)
+        key = self._services.cancel_keys.issue(session, length, 0 if backend is None else backend.process_id)
         session.cancel_key = key
         parts = [wire.ok()]
         parts += [parameter_status(name, value) for name, value in told.by_name.items()]
@@ -180,7 +195,7 @@ class Welcome:
         parts += [backend_key_data(key.process_id, key.secret), ready_for_query()]
         pool.counters[self.worker_index].logins += 1
         self._settled(session)
-        session.begin_serving(self.worker, b"".join(parts), arrived.rest)
+        session.begin_serving(self.worker, b"".join(parts), arrived.rest, backend)
         if pool.removed or pool.settings is not settings:
             # A reload came in between, and may have asked everybody to follow while this one was not yet among them.
             self.worker.post(session.follow)

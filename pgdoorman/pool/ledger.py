@@ -156,6 +156,13 @@ class Ledger[E: Entry, W: Standing]:
         finally:
             self._release()
 
+    def has_room(self) -> bool:
+        """Whether a checkout would be answered soon: a backend is idle, or one more may be opened, and nobody waits."""
+        with self._lock:
+            if self._waiters.count or self._paused or self._closed:
+                return False
+            return self._idle_count > 0 or len(self._members) + self._opening < self._limit
+
     def stand(self, waiter: W, now: float) -> bool:
         """The hot half of `checkout` for those who wait: stand in the line if that is all there is to do. False, which
         decides nothing, if a backend is idle or may be opened, or the pool is closed."""
