@@ -221,15 +221,19 @@ def _is_refused(doorman: Doorman, name: str, password: str) -> bool:
 
 def test_password_that_expires_while_it_is_remembered(server: Postgres, house: Callable[..., Doorman]) -> None:
     """CVE-2025-2291, and the hour for which a secret may be remembered."""
-    with server.connect() as wire:
-        wire.run("create role ending login password 'secret'")
-        wire.run("do $$ begin execute format('alter role ending valid until %L', now() + '4 seconds'); end $$")
+    server.run("create role ending login password 'secret'")
     try:
-        doorman = house()
-        assert who(doorman, "ending") == "ending"
+        doorman = house(min_interval=0)
+        for seconds in (2, 10, 30):  # so long that a log-in is quick enough, on whatever machine
+            end = f"alter role ending valid until %L', now() + '{seconds} seconds'"
+            server.run(f"do $$ begin execute format('{end}); end $$")
+            if _admits(doorman, "ending") or _admits(doorman, "ending"):
+                break
+        else:
+            pytest.fail("it was never let in")
         with server.connect() as wire:
             question = "select rolvaliduntil < now() from pg_roles where rolname = 'ending'"
-            wait_until(lambda: wire.value(question) == "t", 20, "the end", pause=0.2)
+            wait_until(lambda: wire.value(question) == "t", 60, "the end", pause=0.2)
         assert refusal(doorman, "ending") == wrong("ending")
     finally:
         server.run("drop role ending")
