@@ -44,8 +44,9 @@ class Securing:
         if delay:
             self._watch(NOTHING)
             self._timer = self._worker.after(delay, self._begin_late)
-        else:
+        elif self._direct:
             self.go_on()
+        # Else the client has only just been told to begin.
 
     def _begin_late(self) -> None:
         self._timer = None
