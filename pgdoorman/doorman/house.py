@@ -164,8 +164,8 @@ class Doorman:
         self._mode: ShutdownMode | None = None
         self._closing_at = float("inf")
         self._deadline = float("inf")
-        self._next_collection = 0.0
-        self._next_sweep = 0.0
+        self._collected_at = 0.0
+        self._swept_at = 0.0
         self._reloading = threading.Lock()
         self.identity: Identity = Identity(
             version=__version__,
@@ -479,13 +479,13 @@ class Doorman:
 
     def _collect(self) -> None:
         now = monotonic()
-        if now >= self._next_sweep:
-            self._next_sweep = now + self.general.query_interner_gc_interval_seconds
+        if now - self._swept_at >= self.general.query_interner_gc_interval_seconds:
+            self._swept_at = now
             idle = self.general.query_interner_anon_idle_ttl_seconds
             for pool in self.registry.all() if idle else ():
                 pool.book.sweep(now, idle)
-        if now >= self._next_collection:
-            self._next_collection = now + self.general.retain_connections_time
+        if now - self._collected_at >= self.general.retain_connections_time:
+            self._collected_at = now
             retire(self.registry.all(), now, self.general.retain_connections_max)
             self.desk.collect_pools()
             self.lookups.let_go(now)
