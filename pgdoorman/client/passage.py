@@ -98,7 +98,7 @@ class Passage:
         backend.move_to(self.worker)
         backend.leased_at = monotonic()
         key = self.cancel_key = self._services.cancel_keys.issue(
-            self, 4 if self.arrived.version < codes.PROTOCOL_3_2 else 32
+            self, 4 if self.arrived.version < codes.PROTOCOL_3_2 else 32, backend.process_id
         )
         parts = [wire.ok()]
         parts += [parameter_status(name, value) for name, value in backend.reported.by_name.items()]

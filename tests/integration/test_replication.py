@@ -43,6 +43,7 @@ def walsender(doorman: Doorman) -> Iterator[Wire]:
 def test_commands_of_a_walsender(doorman: Doorman, walsender: Wire) -> None:
     assert walsender.rows("IDENTIFY_SYSTEM")[0][3] == "app"
     assert walsender.value("select 6 * 7") == "42"
+    assert walsender.value("select pg_backend_pid()") == str(walsender.process_id)
     with pytest.raises(ServerError):
         walsender.run("no_such_command")
     with doorman.connect("replication", "alice", parameters={"replication": "true"}) as physical:
