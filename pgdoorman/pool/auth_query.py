@@ -219,8 +219,9 @@ class AuthQuery:
             return
         with self._lock:
             self._busy -= 1
-            names = list(self._queue) if not self._busy else []
-            self._queue.clear()
+            names = [] if self._busy else list(self._queue)
+            if names:
+                self._queue.clear()
         for name in names:
             self._failed(name, "no helper thread can be had")
 
@@ -297,7 +298,21 @@ class AuthQuery:
         for part in (answer, facts):
             if part.error is not None:
                 raise LookupRefused(_explained(part.error.message, part.error.sqlstate_of_server))
-        return read_user(user, answer.columns, answer.rows, facts.rows)
+        found = read_user(user, answer.columns, answer.rows, facts.rows)
+        return self._with_usable_parameters(user, found) if found is not None and found.parameters else found
+
+    def _with_usable_parameters(self, user: str, found: FoundUser) -> FoundUser:
+        """Said once for each look-up, not at each log-in: parameters that cannot be sent are left out."""
+        usable = _usable_parameters(user, found.parameters)
+        if self.is_shared:
+            log.warning('startup_parameters of user "%s" are ignored: with server_user all share one pool', user)
+            usable = ()
+        role = self._role
+        own = merge_parameters(role.startup_parameters, usable)
+        if message_length(user, self._pool.database, own) > LONGEST_MESSAGE:
+            log.warning('startup_parameters of user "%s" are ignored: they do not fit the message', user)
+            usable = ()
+        return replace(found, parameters=usable)
 
     def _settle(self, user: str, found: FoundUser | None, generation: int) -> None:
         with self._lock:
@@ -334,13 +349,9 @@ class AuthQuery:
         plain = self._settings.effective(self._pool, self._pool.dynamic_user(user, Secret(secret_text(found.secret))))
         if not found.parameters:
             return plain
-        own = _usable_parameters(user, found.parameters)
-        merged = replace(plain, startup_parameters=merge_parameters(plain.startup_parameters, own))
-        if message_length(merged.server_username, merged.server_database, merged.startup_parameters) > LONGEST_MESSAGE:
-            log.warning('startup_parameters of user "%s" are ignored: they do not fit the message', user)
-            return plain
-        name = next((value for name, value in own if name == "application_name"), merged.application_name)
-        return replace(merged, application_name=name)
+        name = dict(found.parameters).get("application_name", plain.application_name)
+        own = merge_parameters(plain.startup_parameters, found.parameters)
+        return replace(plain, startup_parameters=own, application_name=name)
 
     @property
     def pool_of_nobody(self) -> UserPoolSettings:
@@ -389,13 +400,17 @@ class AuthQuery:
                 return
             self._generation += 1
             self._cache.clear()
-        self._close_idle()
+            closing, self._idle = self._idle, []
+        for backend in closing:
+            self._close(backend)
 
     def reconnect(self) -> None:
         """Use new connections from now on."""
         with self._lock:
             self._generation += 1
-        self._close_idle()
+            closing, self._idle = self._idle, []
+        for backend in closing:
+            self._close(backend)
 
     def let_go(self, now: float) -> None:
         """Close connections that have had nothing to do for as long as a pool's may."""

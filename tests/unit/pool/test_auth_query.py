@@ -110,6 +110,40 @@ def test_found_missing_and_remembered() -> None:
         assert query.entries == 2
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_parameters_are_checked_once(shared: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that cannot be sent are left out; with one pool for all there are none."""
+    texts = {
+        "a": '{"work_mem": "1MB", "role": "x", "no good": "x", "datestyle": "ISO"}',
+        "long": '{"x.y": "' + "z" * 10_000 + '"}',
+    }
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        while True:
+            try:
+                user = read_question(peer)
+            except ConnectionError:
+                return
+            head = row_description("passwd", "startup_parameters")
+            facts = row_description("a", "b") + complete() + ready()
+            peer.send(head, data_row("pw", texts[user]), complete(), ready(), facts, complete("DISCARD ALL"), ready())
+
+    section = {"server_user": "all"} if shared else {}
+    with FakeServer(script) as server, looking_up((server.host, server.port), **section) as query:
+        asker = Asker(query)
+        for _ in range(3):
+            found, long = asker.ask("a"), asker.ask("long")
+        assert found is not None
+        assert long is not None
+        assert found.parameters == (() if shared else (("work_mem", "1MB"), ("DateStyle", "ISO")))
+        assert long.parameters == ()
+        settings = query.settings_of("a", found)
+        assert settings.server_username == ("all" if shared else "a")
+        assert (("work_mem", "1MB") in settings.startup_parameters) is not shared
+    assert len(caplog.records) == (4 if shared else 3)
+
+
 def test_what_does_not_fit_is_looked_up_again_now_and_then() -> None:
     asked: list[str] = []
     answers: dict[str, str | None] = {"a": "one"}
