@@ -270,7 +270,7 @@ def _plain_segment(
             found.append(data[kept:end])
             if parsed is None or names is None:
                 # A Sync alone is not a segment: behind an Execute that turns out to be a COPY it must be found again.
-                backend.exchange.entries.append(A_SEGMENT if found[0][0] != codes.SYNC else A_SYNC)
+                backend.exchange.entries.append(A_SYNC if found[0][:1] == b"S" else A_SEGMENT)
             else:
                 # Nothing can fail before it, so it is as good as done: no need to wait for the answer.
                 backend.exchange.entries.append(Expected(SEGMENT, reply=codes.PARSE_COMPLETE))
