@@ -71,9 +71,9 @@ def read_material(files: TlsFiles, prefix: str = "") -> TlsMaterial:
     chain: tuple[bytes, ...] = ()
     key = b""
     if files.certificate is not None and files.private_key is not None:
-        name = f"{prefix}tls_certificate"
-        certificates = _certificates(files.certificate, name)
-        private = _private_key(files.private_key, files.passphrase, f"{prefix}tls_private_key")
+        name = f"{prefix}tls_private_key"
+        certificates = _certificates(files.certificate, f"{prefix}tls_certificate")
+        private = _private_key(files.private_key, files.passphrase, name)
         if _public_bytes(certificates[0].public_key()) != _public_bytes(private.public_key()):
             raise ConfigError(f"is not the key of {files.certificate}", file=str(files.private_key), key=name)
         chain = tuple(_der(certificate) for certificate in certificates)

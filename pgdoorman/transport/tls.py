@@ -27,8 +27,10 @@ from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
 try:
     from OpenSSL._util import ffi as _ffi
     from OpenSSL._util import lib as _lib
-except ImportError:  # a later pyOpenSSL may have moved them: then every call goes the long way round
+except ImportError:
     _ffi = _lib = None
+if not hasattr(SSL.Connection, "_raise_ssl_error"):
+    _ffi = _lib = None  # a later pyOpenSSL may have moved these things: then every call goes the long way round
 
 RECORD: Final = 16384
 """Bytes that one TLS record can hold."""

@@ -99,8 +99,9 @@ def test_a_file_that_is_gone_or_endless(authority: Authority, tmp_path: Path) ->
 def test_the_key_of_another(authority: Authority, tmp_path: Path) -> None:
     certificate, _ = authority.issue().write(tmp_path, "one")
     _, key = authority.issue().write(tmp_path, "other")
-    with pytest.raises(ConfigError, match=f"is not the key of {certificate}"):
+    with pytest.raises(ConfigError, match=f"is not the key of {certificate}") as refused:
         read_material(files((certificate, key)))
+    assert (refused.value.file, refused.value.key) == (str(key), "tls_private_key")
 
 
 def test_an_expired_one_is_noticed(authority: Authority, tmp_path: Path) -> None:

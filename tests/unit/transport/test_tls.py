@@ -50,6 +50,12 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type
     return TlsSocket
 
 
+def test_the_shortcuts_are_there() -> None:
+    """They use private names of pyOpenSSL's: a new version without them would be slower, and nobody would notice."""
+    assert tls._lib is not None
+    assert tls._scratch is not None
+
+
 def shake(server: TlsContext, client: TlsContext, name: str = "localhost") -> tuple[TlsSocket, TlsSocket]:
     """A connection of the two. Raises what the server finds, else what the client finds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
