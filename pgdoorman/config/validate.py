@@ -127,6 +127,10 @@ def _pool(settings: Settings, pool: PoolSettings, findings: Findings) -> None:
     _database_limits(settings, pool, path, findings)
     if pool.auth_query is not None:
         _auth_query(pool.auth_query, (*path, "auth_query"), findings)
+        shared = pool.user(pool.auth_query.server_user or "")
+        if shared is not None and shared.server_password is None and pool.auth_query.server_password is not None:
+            message = f'has no effect: user "{shared.username}" stands in the file, and its pool is used as it is there'
+            findings.warn(message, (*path, "auth_query", "server_password"))
 
 
 def _users_with_positions(pool: PoolSettings, path: Path, findings: Findings) -> Iterable[tuple[int, UserSettings]]:

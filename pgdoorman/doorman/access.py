@@ -25,7 +25,8 @@ class Access:
 
 
 def read_access(settings: Settings) -> Access:
-    """What the settings mean, all files read. Raises ConfigErrors with everything that cannot be used."""
+    """What the settings mean, all files read. Raises ConfigErrors with everything that cannot be used, in the order in
+    which it stands in the files."""
     errors: list[ConfigError] = []
     rules = _attempt(lambda: rules_of(settings.general), errors) or HbaRules(())
     maps = _attempt(lambda: maps_of(settings.general), errors) or NO_MAPS
@@ -34,7 +35,7 @@ def read_access(settings: Settings) -> Access:
     errors += _unusable_files(rules, settings.pools.values())
     errors += _unusable_talos_keys(settings)
     if errors:
-        raise ConfigErrors(errors)
+        raise ConfigErrors(sorted(errors, key=lambda error: (not error.file, error.file, error.line)))
     return Access(rules, maps, talos_of(settings))
 
 

@@ -227,5 +227,13 @@ def test_what_a_server_stores_is_no_password_for_it(stored: str) -> None:
     assert stored not in settings.warnings[0]
 
 
+def test_the_one_role_of_auth_query_may_be_a_user_of_the_file() -> None:
+    text = configuration(A, server_user="alice", server_password="x")
+    (warning,) = load_text(text).warnings
+    assert "auth_query.server_password: has no effect" in warning
+    assert load_text(configuration(A, server_user="alice")).warnings == ()
+    assert load_text(configuration(A, server_user="bob", server_password="x")).warnings == ()
+
+
 def test_a_pool_needs_a_name() -> None:
     assert "needs a name" in error_of(configuration() + '[pools.""]\n').message
