@@ -1,5 +1,6 @@
 """`pgdoorman top`: a live screen of pools, clients, rates and latencies."""
 
+import os
 import select
 import sys
 import termios
@@ -206,7 +207,7 @@ def _live(instance: Instance, interval: float) -> int:
                     live.update(screen(status, lines, order, console.height), refresh=True)
                     remaining = until - time.monotonic()
                     pressed = wait_key(remaining) if remaining > 0 else ""
-                    if pressed in ("q", "\x03", "\x1b"):
+                    if pressed in ("q", "\x03"):
                         return 0
                     if not pressed:
                         break
@@ -236,5 +237,9 @@ def _sleep(seconds: float) -> str:
 
 
 def _pressed(seconds: float) -> str:
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return sys.stdin.read(1) if ready else ""
+    # Past Python's buffer: what it has read ahead would not be seen by the next select.
+    descriptor = sys.stdin.fileno()
+    ready, _, _ = select.select([descriptor], [], [], seconds)
+    if not ready:
+        return ""
+    return os.read(descriptor, 1).decode("latin-1") or "q"  # nobody is there any more

@@ -243,8 +243,12 @@ class Doorman:
                     open_unix(general.unix_socket_dir, general.port, general.listen_backlog, general.unix_socket_mode)
                 )
         if general.local_console:
-            self.doors.append(open_operators_door(os.getpid()))
-            self._operators_listener = self.doors[-1].listener
+            try:
+                self.doors.append(open_operators_door(os.getpid()))
+            except CannotListen as error:  # a sandbox may forbid it: clients do not need it
+                log.warning("%s: the command line will need the admin's password", error)
+            else:
+                self._operators_listener = self.doors[-1].listener
 
     @property
     def _status(self) -> str:

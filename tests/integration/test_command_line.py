@@ -2,8 +2,12 @@
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
+import termios
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +94,37 @@ def test_looking(running: Doorman) -> None:
     nothing = _run("show", "nonsense", *_pid(running))
     assert nothing.returncode == 1
     assert "Unsupported SHOW" in nothing.stderr
+
+
+def test_a_live_screen_that_listens_to_keys(running: Doorman) -> None:
+    ours, theirs = pty.openpty()
+    screen = b""
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-X", "gil=0", "-m", "pgdoorman", "top", "-i", "0.2", *_pid(running)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "170", "LINES": "30"},
+        )
+        with child:
+            watchdog = threading.Timer(PATIENCE, child.kill)
+            watchdog.start()
+            while b"alice@app" not in screen and child.poll() is None:
+                screen += os.read(ours, 65536)
+            before = termios.tcgetattr(ours)
+            os.write(ours, b"wq")
+            while child.poll() is None:
+                if select.select([ours], [], [], 0.1)[0]:
+                    screen += os.read(ours, 65536)
+            watchdog.cancel()
+            assert child.poll() == 0, child.stderr.read() if child.stderr else ""
+            assert not before[3] & termios.ICANON, "single keys"
+            assert termios.tcgetattr(ours)[3] & termios.ICANON, "the terminal is as it was"
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"q quit" in screen
 
 
 def test_over_the_network_with_the_admins_password(running: Doorman) -> None:
