@@ -75,6 +75,7 @@ class Backend:
         "id",
         "idle_since",
         "leased_at",
+        "loaded",
         "names",
         "need",
         "on_close",
@@ -159,6 +160,7 @@ class Backend:
         # Cancel requests that are being delivered to it: until they have arrived it is nobody else's.
         self.cancels_under_way = 0
         self.close_wanted = False
+        self.loaded: set[str] = set()  # by clients, as LOAD statements: nothing unloads a library
         self.said_fatal = False  # the server has announced that it will close the connection
         self.sequences_of = 0  # the lease whose sequence values (currval, lastval) it may remember
         # What is in the server's own unnamed slot: None is nothing, UNKNOWN could be anything.

@@ -184,6 +184,8 @@ SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_c
 UNION ALL SELECT 's', 'role', pg_catalog.current_setting('role')
 UNION ALL SELECT 's', 'session_authorization', pg_catalog.current_setting('session_authorization')
 UNION ALL SELECT 'p', 'prepared statement', name FROM pg_catalog.pg_prepared_statements WHERE from_sql
+UNION ALL SELECT 'n', 'statements', pg_catalog.count(*)::pg_catalog.text
+ FROM pg_catalog.pg_prepared_statements WHERE NOT from_sql
 UNION ALL SELECT 'p', 'cursor with hold', name FROM pg_catalog.pg_cursors WHERE is_holdable
 UNION ALL SELECT 'p', 'temporary object', relname::pg_catalog.text FROM pg_catalog.pg_class
  WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
@@ -206,7 +208,7 @@ _MOST_NAMES = 200
 # Which of the functions called may change the session where no text shows it: those whose own text, or that of a function
 # it mentions, has one of these words. (Words that a client's text is scanned for need not be found here.)
 _HARMFUL = (
-    r"set_config|advisory|\mpg_temp|\mtemp(orary)?\M|\mlisten\M|\mload\M|\mprepare\M|\mexecute\M"
+    r"set_config|advisory|\mpg_temp|\mtemp(orary)?\M|\mlisten\M|\mload\M|\mprepare\M|\mexecute\M|\mdeallocate\M"
     r"|(^|[;$]|\m(begin|then|else|loop)\M)\s*(re)?set\M"
 )
 
@@ -222,9 +224,34 @@ UNION ALL (WITH RECURSIVE own AS (
  WHERE prosrc IS NULL OR prosrc OPERATOR(pg_catalog.~*) {harmful})"""
 
 
-def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = ()) -> str:
+# The same for functions that no text calls: those of triggers, rules, defaults, constraints, policies. They run with every
+# write, so there is no room for mere suspicions: what is set for the transaction only, and EXECUTE, pass.
+_HIDDEN_HARM = (
+    r"set_config|pg_(try_)?advisory_lock|\mtemp(orary)?\s+(table|view|sequence)|\mlisten\s+\w"
+    r"|(^|[;$]|\m(begin|then|else|loop)\M)\s*(re)?set\s+(?!local\M)\w"
+)
+_SET_FOR_THE_TRANSACTION = r"set_config\s*\([^;]*?,\s*true\s*\)"
+
+_HIDDEN_FUNCTIONS = """\
+UNION ALL (WITH RECURSIVE own AS (
+ SELECT oid, proname, prosrc FROM pg_catalog.pg_proc
+ WHERE prolang OPERATOR(pg_catalog.<>) 12 AND prolang OPERATOR(pg_catalog.<>) 13
+), reached AS (
+ SELECT o.oid, o.prosrc FROM own o WHERE o.oid IN (SELECT refobjid FROM pg_catalog.pg_depend
+ WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+ AND classid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_trigger', 'pg_catalog.pg_rewrite', 'pg_catalog.pg_attrdef',
+ 'pg_catalog.pg_constraint', 'pg_catalog.pg_policy']::pg_catalog.regclass[]))
+ UNION SELECT o.oid, o.prosrc FROM reached r JOIN own o
+ ON pg_catalog.strpos(r.prosrc, o.proname::pg_catalog.text) OPERATOR(pg_catalog.>) 0
+) SELECT 'w', 'writes', 'harmful' WHERE EXISTS (SELECT FROM reached
+ WHERE pg_catalog.regexp_replace(prosrc, {passing}, '', 'gi') OPERATOR(pg_catalog.~*) {harmful}))"""
+
+
+def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = (), *, writes: bool = False) -> str:
     """One query for the session's whole state: rows ('s', name, value) for settings, ('p', reason, object) for what
-    cannot be moved. pg_settings hides custom (dotted) parameters, so their names are asked for one by one."""
+    cannot be moved, ('n', 'statements', count) for those of the protocol. pg_settings hides custom (dotted) parameters, so
+    their names are asked for one by one. `functions`: which of these may change the session; `writes`: whether a write may,
+    by a trigger or the like."""
     parts = [_AUDIT]
     for name in sorted(custom_names):
         literal = quote_text(name)
@@ -236,6 +263,10 @@ def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = ()) -> s
     if called:
         array = "ARRAY[" + ", ".join(quote_text(name) for name in called) + "]"
         parts.append(_FUNCTIONS.format(names=array, harmful=quote_text(_HARMFUL)))
+    if writes:
+        parts.append(
+            _HIDDEN_FUNCTIONS.format(harmful=quote_text(_HIDDEN_HARM), passing=quote_text(_SET_FOR_THE_TRANSACTION))
+        )
     return "\n".join(parts)
 
 
@@ -273,6 +304,16 @@ def harmful_of_audit(rows: Iterable[tuple[str | None, ...]]) -> set[bytes]:
 def channels_of_audit(rows: Iterable[tuple[str | None, ...]]) -> list[str]:
     """The channels that an audit found the session to listen to."""
     return [value for kind, name, value in rows if kind == "p" and name == "listen" and value is not None]
+
+
+def are_writes_harmful(rows: Iterable[tuple[str | None, ...]]) -> bool:
+    """Whether an audit found that a write may change the session."""
+    return any(kind == "w" for kind, _, _ in rows)
+
+
+def statements_of_audit(rows: Iterable[tuple[str | None, ...]]) -> int:
+    """How many statements of the protocol an audit found; -1 if it was not told."""
+    return next((int(value) for kind, _, value in rows if kind == "n" and value is not None), -1)
 
 
 def pins_of_audit(rows: Iterable[tuple[str | None, ...]]) -> frozenset[str]:

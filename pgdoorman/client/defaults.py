@@ -183,8 +183,9 @@ class Withheld:
     def __init__(self, also: Effect | None = None) -> None:
         self.also = also
 
-    def holds(self, outstanding: int) -> bool:
-        """Whether what the server says at the end of this request is kept from the client; of so many requests in all."""
+    @property
+    def holds(self) -> bool:
+        """Whether what the server says at the end of this request is kept from the client."""
         return True
 
     def happened(self) -> None:
@@ -214,8 +215,9 @@ class Discarding(Withheld):
         """The DISCARD ALL has run."""
         self.ran = True
 
-    def holds(self, outstanding: int) -> bool:
-        return self.ran and outstanding == 1
+    @property
+    def holds(self) -> bool:
+        return self.ran
 
     def happened(self) -> None:
         self.names.held_up = self.ran

@@ -35,7 +35,7 @@ from pgdoorman.prepared.client_names import (
     Taken,
 )
 from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
-from pgdoorman.prepared.scan import RESETS, SPEAKS_OF_NAMES
+from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
 from pgdoorman.prepared.statement import TAKEN, Statement
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import (
@@ -95,11 +95,12 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
     elif not session.remaps and kind == codes.EXECUTE and session.names is not None and session.names.at_execute:
         _execute(session, backend, session.names, data, position, end, pieces)
     elif not session.remaps:
-        exchange.ask(_untouched(data, position))
-        pieces.append(data[position:end])
         if session.tracks and kind == codes.PARSE:
             stickiness.note_text(session, backend, stickiness.scan(data[position + 5 : end]), data[position:end])
             stickiness.note_calls(session, data[position + 5 : end])
+            stickiness.note_loading(session, data[position + 5 : end])
+        exchange.ask(_untouched(data, position))
+        pieces.append(data[position:end])
         if kind == codes.PARSE:
             if defaults.has_login_values(session):
                 _note_resetting(session, data, position, end)
@@ -265,7 +266,10 @@ def _plain_segment(
                 return 0
             executed = True
         elif kind == codes.SYNC:
-            if flags and flags & (SPEAKS_OF_NAMES | RESETS):
+            if flags and (
+                flags & (SPEAKS_OF_NAMES | RESETS | LOADS)
+                or (flags & READS_SEQUENCES and backend.sequences_of != session.lease_token)
+            ):
                 return 0
             found.append(data[kept:end])
             if parsed is None or names is None:
@@ -525,13 +529,15 @@ def _server_name(
             stickiness.note_text(session, backend, statement.flags, b"")
         if statement.flags & SPEAKS_OF_NAMES:
             statement = _renamed(session, backend, statement, pieces, portal)
+        elif statement.flags & LOADS:
+            stickiness.note_loading(session, statement.text)
         elif statement.flags & RESETS and portal is not None:
             clears = defaults.is_discard_all(statement.text)
             if clears or defaults.has_login_values(session):
                 names.at_execute[portal] = Doing(text=statement.text, clears=clears)
     if backend.unnamed is statement.name and not own:
         return None
-    if names.clearing:
+    if names.clearing and (not own or statement in backend.names):
         statement = Statement(statement.tail)  # it may be gone when this is read
     _ensure(session, backend, statement, pieces)
     return statement.name

@@ -78,6 +78,8 @@ class Farewell:
         """Take the backend over from its client; on the backend's worker."""
         backend = self._backend
         backend.holder = self
+        if self._pool.functions.sequences_are_read:
+            backend.attention = True  # it may have drawn from some
         self._pool.ledger.hold(backend)
         if backend.close_wanted or self._passing or backend.exchange.unanswered_syncs:
             # Half a message was sent: the server waits for the rest of it, and nobody can say what it was.

@@ -150,10 +150,7 @@ class ListeningSession(Session):
             mirror = Mirror(self, backend, backend.settings)
             backend.exchange.ask_query(Expected(QUERY, hidden=True, effect=mirror))
             backend.push(query_message(text))
-        loads = [statement for statement in self.ahead if statement is not AHEAD]
-        if loads:
-            backend.close_wanted = True
-            stickiness.ask_hidden(backend, "; ".join(loads))
+        self.load_ahead(backend, [statement for statement in self.ahead if statement is not AHEAD])
 
     def give_back(self, backend: Backend, now: float) -> None:
         if not self.hearing.mirrored:

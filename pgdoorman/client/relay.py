@@ -239,7 +239,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             backend.status = data[position + 5]
             if head is not None and head.effect is not None:
                 if isinstance(head.effect, Withheld):
-                    passed = not head.effect.holds(len(entries))
+                    passed = not head.effect.holds
                 elif isinstance(head.effect, Revealed):
                     passed = True
             try:
@@ -271,8 +271,12 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 session.errors += 1
                 backend.errors += 1
                 session.counters.errors += 1
+                if b"deallocate" in session.recent.lower():
+                    session.suspect |= stickiness.LOOK  # in a block of code it takes effect although that fails
                 frame = data[position:end]
                 if PREFIX in frame:
+                    if b"\0C26000\0" in frame:
+                        backend.names.forget_named(frame)
                     replaced = restore_names(frame, _name_finder(session))
                 if entry is not None and isinstance(entry.effect, Inserted):
                     replaced = restore_position(replaced or frame, entry.effect)
@@ -282,7 +286,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 entry.effect.refused(BackendRefused(parse_error_fields(data[position + 5 : end])))
         elif kind == codes.PARAMETER_STATUS:
             name, value = note_parameter(backend, data[position + 5 : end])
-            if head is not None and isinstance(head.effect, Withheld) and head.effect.holds(len(entries)):
+            if head is not None and isinstance(head.effect, Withheld) and head.effect.holds:
                 passed = False
             elif not hidden:
                 session.note_told(name, value)

@@ -41,6 +41,8 @@ LOCAL_STARTS: Final = frozenset(
     for spelling in (word, word.upper(), word.title())
 ) | {b";\0", b"\0"}
 
+_LOAD_STARTS: Final = frozenset({b"loa", b"LOA", b"Loa"})
+
 _MODE: Final = (
     rb"(?:isolation\s+level\s+(?:serializable|repeatable\s+read|read\s+committed|read\s+uncommitted)"
     rb"|read\s+write|read\s+only|(?:not\s+)?deferrable)"
@@ -267,7 +269,12 @@ def serve_query(session: "Session", backend: Backend, data: bytes, total: int) -
     low = data.lower()
     find = low.find
     if find(b"set", 5) >= 0 or find(b"(", 5) >= 0 or find(b"temp", 5) >= 0 or find(b"hold", 5) >= 0:
-        flags = _look_closely(session, backend, data)
+        try:
+            flags = _look_closely(session, backend, data)
+        except MustWait:
+            session.hold(STALLED)
+            session.input = data
+            return
         if flags & (SETS | SET_LOCAL) and defaults.has_login_values(session):
             _serve_mixed(session, backend, data)
             return
@@ -343,6 +350,7 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
                     exchange.mark_copy_data()
                     pieces.append(data[position:end])
             elif kind == codes.FUNCTION_CALL:
+                _begin_call(session)
                 exchange.ask_query(A_QUERY)
                 extended_query.note_sync(session)
                 pieces.append(data[position:end])
@@ -437,6 +445,8 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     if names is not None and names.held_up:
         raise MustWait
     flags = 0
+    if query[5:8] in _LOAD_STARTS:
+        stickiness.note_loading(session, query)
     if session.tracks:
         flags = _look_closely(session, backend, query)
         session.recent = query
@@ -464,6 +474,12 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
         extended_query.ask_query(session, backend, deallocating, inserted)
     backend.unnamed = UNKNOWN if exchange.skipping or exchange.unsynced else None
     return query
+
+
+def _begin_call(session: "Session") -> None:
+    """Raises MustWait if what came with the login is not yet set again behind a DISCARD ALL."""
+    if session.names is not None and session.names.held_up:
+        raise MustWait
 
 
 def _complete(session: "Session", backend: Backend, query: bytes) -> tuple[bytes, defaults.Inserted | None, bytes]:

@@ -10,7 +10,7 @@ here are the socket, the reasons for not listening at the moment (`held`), the l
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from time import monotonic
 from typing import Any, Final
@@ -82,6 +82,7 @@ class Session:
         "lease_number",
         "lease_reported",
         "ledger",
+        "loading",
         "local_sets",
         "names",
         "noted",
@@ -184,6 +185,7 @@ class Session:
         self.set_tags = 0
         self.local_sets = 0
         self.custom_names: set[str] = set()
+        self.loading: tuple[str, ...] = ()  # libraries that texts on their way may load
         self.ahead: tuple[str, ...] = ()  # statements that each backend has to run first
         self.hearing: Any = None  # of a client that listens; see `listening`
         self.unknown_calls: set[bytes] = set()
@@ -672,9 +674,16 @@ class Session:
         serving.serve_leased(self, backend, data)
 
     def run_ahead(self, backend: Backend) -> None:
-        """Have a backend load what this client has loaded. It is closed afterwards: nothing unloads a library."""
-        backend.close_wanted = True
-        stickiness.ask_hidden(backend, "; ".join(self.ahead))
+        """Have a backend load what this client has loaded."""
+        self.load_ahead(backend, self.ahead)
+
+    def load_ahead(self, backend: Backend, loads: Iterable[str]) -> None:
+        """Have a backend load what of this it has not. (Each on its own: what cannot be loaded any more is left out.)"""
+        for statement in loads:
+            if statement not in backend.loaded:
+                backend.loaded.add(statement)
+                backend.attention = True
+                stickiness.ask_hidden(backend, statement)
 
     def take_up(self, backend: Backend, channels: Collection[str], then: Callable[[], Any]) -> None:
         """This is what the client listens to on its backend: let it hear that without one, if that can be. Then go on."""

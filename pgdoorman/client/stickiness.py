@@ -19,6 +19,7 @@ from pgdoorman.backend.inquiry import Inquiry, Rows, codec_of
 from pgdoorman.backend.reset import FORGET_SEQUENCES
 from pgdoorman.backend.settings import (
     SessionSettings,
+    are_writes_harmful,
     audit_sql,
     channels_of_audit,
     custom_names_in,
@@ -28,12 +29,14 @@ from pgdoorman.backend.settings import (
     settings_of,
     settings_of_audit,
     sql_bytes,
+    statements_of_audit,
 )
 from pgdoorman.client import defaults
 from pgdoorman.client.holds import CARE, GONE
 from pgdoorman.config.settings import PinPolicy
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
+from pgdoorman.prepared.backend_names import MustWait
 from pgdoorman.prepared.client_names import Deallocating
 from pgdoorman.prepared.rewrite import close_message, query_message
 from pgdoorman.prepared.scan import (
@@ -88,6 +91,8 @@ NOTABLE: Final[dict[bytes, int]] = {
     b"DRO": TAG_SCHEMA | TAG_STATE,
     b"INS": TAG_WROTE,
     b"UPD": TAG_WROTE,
+    b"DEL": TAG_WROTE,
+    b"TRU": TAG_WROTE,
     b"MER": TAG_WROTE,
     b"COP": TAG_WROTE,
 }
@@ -145,11 +150,8 @@ def note_text(session: "Session", backend: Backend, flags: int, message: bytes) 
         if message and b"." in message:
             session.custom_names |= custom_names_in(message)
     if flags & READS_SEQUENCES and backend.sequences_of != session.lease_token:
-        if not session.noted & TAG_WROTE and not backend.exchange.entries:
-            _forget_sequences(backend)
-        backend.sequences_of = session.lease_token
+        _own_sequences(session, backend)
     if flags & USES_SEQUENCES:
-        backend.sequences_of = session.lease_token if not flags & READS_SEQUENCES else backend.sequences_of
         session.noted |= TAG_WROTE
 
 
@@ -160,6 +162,20 @@ def note_calls(session: "Session", message: bytes) -> None:
         if name not in harmless:
             session.unknown_calls.add(name)
             session.suspect |= LOOK
+
+
+def _own_sequences(session: "Session", backend: Backend) -> None:
+    """The client asks for what it has drawn from sequences: nothing that others drew may be there.
+
+    Raises MustWait if it is not known yet whether what the client has asked before has drawn any.
+    """
+    session.pool.functions.sequences_are_read = True  # from now on that is seen to at the beginning of a lease
+    exchange = backend.exchange
+    if not session.noted & TAG_WROTE and not exchange.unsynced:
+        if any(not entry.hidden for entry in exchange.entries):
+            raise MustWait
+        _forget_sequences(backend)
+    backend.sequences_of = session.lease_token
 
 
 def _forget_sequences(backend: Backend) -> None:
@@ -201,12 +217,25 @@ def note_tag(session: "Session", backend: Backend, note: int, tag: bytes) -> Non
         session.suspect |= LOOK
         _note_names(session)
     if note & TAG_LOAD:
-        # Nothing unloads a library: the backend is closed when it comes back, and the next one loads it again.
-        backend.close_wanted = True
-        loads = [f"LOAD {name}" for name in _libraries_in(session.recent)]
-        session.ahead += tuple(statement for statement in loads if statement not in session.ahead)
+        _loaded(session, backend)
     if note & TAG_NAMES:
         _names_gone(session, backend, tag)
+
+
+def _loaded(session: "Session", backend: Backend) -> None:
+    """A library was loaded. Nothing unloads it: this backend is only for clients that have loaded it as well."""
+    loads = dict.fromkeys(f"LOAD {name}" for name in (*session.loading, *_libraries_in(session.recent)))
+    session.loading = ()
+    if not loads:
+        backend.close_wanted = True  # by what was sent before the last text; it is not known which
+    session.ahead += tuple(statement for statement in loads if statement not in session.ahead)
+    backend.loaded |= loads.keys()
+    backend.attention = True
+
+
+def note_loading(session: "Session", text: bytes) -> None:
+    """The client sends a text (or uses a statement) that begins with LOAD."""
+    session.loading += tuple(_libraries_in(text))
 
 
 def _libraries_in(text: bytes) -> list[str]:
@@ -253,6 +282,12 @@ def may_leave(session: "Session", backend: Backend) -> bool:
     if not session.tracks:
         return True
     changed = backend.reported is not session.lease_reported
+    if session.noted & TAG_WROTE:
+        functions = session.pool.functions
+        if functions.sequences_are_read:
+            backend.attention = True  # what was drawn here is nobody else's to see
+        if not functions.writes_are_harmless:
+            suspect = LOOK
     if suspect & LOOK or changed or has_set(session):
         audit(session, backend)
         return False
@@ -274,9 +309,10 @@ def audit(session: "Session", backend: Backend) -> None:
         return
     # pg_settings hides custom parameters: ask for those that were put here as well as for those just seen.
     carried = {name for name in (*backend.settings.by_name, *session.wanted.by_name) if "." in name}
-    sql = audit_sql(session.custom_names | carried, session.unknown_calls)
+    functions = session.pool.functions
+    sql = audit_sql(session.custom_names | carried, session.unknown_calls, writes=not functions.writes_are_judged)
     timeout = max(5.0, session.pool.settings.connect_timeout)
-    generation = session.pool.functions.generation
+    generation = functions.generation
     Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error, generation))
 
 
@@ -354,7 +390,12 @@ def _learn(session: "Session", backend: Backend, rows: Rows, generation: int) ->
     if session.names is not None:
         session.names.recent.clear()  # what a text means depends on the settings
     session.pins = pins_of_audit(rows)
-    session.pool.functions.learn(session.unknown_calls, harmful_of_audit(rows), generation)
+    functions = session.pool.functions
+    functions.learn(session.unknown_calls, harmful_of_audit(rows), generation)
+    if not functions.writes_are_judged:
+        functions.learn_of_writes(are_writes_harmful(rows), generation)
+    if session.remaps and statements_of_audit(rows) != len(backend.names):
+        backend.close_wanted = True  # SQL has deallocated some of what is prepared here for all
     session.unknown_calls.clear()
     session.custom_names = {name for name in session.custom_names if name in found.by_name}
 
@@ -430,7 +471,11 @@ class LostSettings(Exception):
 def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> None:
     """A lease begins and something has to be done first: a look whether the backend lives, the client's settings, Closes
     of statements that are too many, a BEGIN that was held back. Then the client is served."""
-    backend.attention = False
+    backend.attention = bool(backend.loaded)
+    if backend.loaded and not backend.loaded.issubset(session.ahead):
+        session.lose_backend(backend)  # another has loaded what this client must not see
+        session.ask_backend(data)
+        return
     limit = session.pool.settings.server_idle_check_timeout
     if limit and backend.idle_since and now - backend.idle_since > limit:
         session.hold(CARE)
@@ -454,6 +499,9 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
         session.sync_told(backend)
     session.lease_reported = backend.reported
     backend.unnamed = UNKNOWN  # a Query in front may drop it
+    if session.tracks and session.pool.functions.sequences_are_read:
+        backend.sequences_of = session.lease_token
+        ask_hidden(backend, FORGET_SEQUENCES)
     for statement in backend.names.surplus(session.pool.settings.server_prepared_statements_cache_size):
         backend.exchange.ask(A_HIDDEN_CLOSE)
         backend.push(close_message(statement.name))

@@ -66,6 +66,11 @@ class BackendNames:
         """It was deallocated."""
         self._known.pop(statement, None)
 
+    def forget_named(self, message: bytes) -> None:
+        """An error says that statements do not exist which were thought to: somebody has deallocated them."""
+        for statement in [one for one in self._known if b'"' + one.name + b'"' in message]:
+            del self._known[statement]
+
     def clear(self) -> None:
         """DEALLOCATE ALL or DISCARD ALL ran."""
         self._known.clear()

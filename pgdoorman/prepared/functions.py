@@ -11,13 +11,24 @@ MOST = 20_000
 class Functions:
     """Verdicts of audits, by name. Read by every worker, replaced as a whole: nobody needs a lock to look."""
 
-    __slots__ = ("_lock", "_since", "generation", "harmless")
+    __slots__ = (
+        "_lock",
+        "_since",
+        "generation",
+        "harmless",
+        "sequences_are_read",
+        "writes_are_harmless",
+        "writes_are_judged",
+    )
 
     def __init__(self) -> None:
         self._lock = Lock()
         self.harmless: frozenset[bytes] = frozenset()
         self.generation = 0  # counts how often all was forgotten
         self._since = monotonic()
+        self.writes_are_harmless = False  # no trigger, rule, default ... changes a session; not before that is known
+        self.writes_are_judged = False
+        self.sequences_are_read = False  # somebody here asks for currval or lastval
 
     def learn(self, asked: AbstractSet[bytes], harmful: AbstractSet[bytes], generation: int | None = None) -> None:
         """An audit has looked at the functions of these names. `generation` is that of the moment it was asked: what was
@@ -28,11 +39,19 @@ class Functions:
             if len(self.harmless) < MOST:
                 self.harmless |= asked - harmful
 
+    def learn_of_writes(self, harmful: bool, generation: int) -> None:
+        """An audit has looked at the functions that no text calls; `generation` as above."""
+        with self._lock:
+            if generation == self.generation:
+                self.writes_are_harmless = not harmful
+                self.writes_are_judged = True
+
     def forget(self) -> None:
         """Functions may have changed."""
         with self._lock:
             self.generation += 1
             self.harmless = frozenset()
+            self.writes_are_harmless = self.writes_are_judged = False
             self._since = monotonic()
 
     def age(self, now: float) -> None:

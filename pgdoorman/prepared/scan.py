@@ -18,6 +18,7 @@ USES_SEQUENCES: Final = 32  # calls nextval or setval
 SETS: Final = 64  # may hold a SET or RESET that is not LOCAL
 SPEAKS_OF_NAMES: Final = 128  # a statement of the protocol that is DEALLOCATE or EXECUTE of another
 
+LOADS: Final = 512  # a statement of the protocol that is LOAD
 RESETS: Final = 256  # a statement of the protocol that may return a parameter to its default
 
 # Longer texts are simply suspected: looking at the backend afterwards costs less than looking through them.

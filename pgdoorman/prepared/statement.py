@@ -17,7 +17,7 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 from pgdoorman.constants import bind_constants
-from pgdoorman.prepared.scan import RESETS, SPEAKS_OF_NAMES, names_called, scan
+from pgdoorman.prepared.scan import LOADS, RESETS, SPEAKS_OF_NAMES, names_called, scan
 
 # Every name of ours begins with this; see `rewrite.restore_names`.
 PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
@@ -29,6 +29,8 @@ _SPEAKING = re.compile(rb"\s*+(?:deallocate|execute)\b", re.IGNORECASE)
 _RESETTING = re.compile(
     rb"\s*+(?:--|/\*|reset\b|discard\b|set\b.*\b(?:default|local|names)\b)", re.IGNORECASE | re.DOTALL
 )
+
+_LOADING = re.compile(rb"\s*+load\b", re.IGNORECASE)
 
 _numbers = count(1)
 
@@ -52,6 +54,8 @@ class Statement:
             self.flags |= SPEAKS_OF_NAMES
         elif _RESETTING.match(tail):
             self.flags |= RESETS
+        elif _LOADING.match(tail):
+            self.flags |= LOADS
         self.calls = frozenset(names_called(text))
         self.uses = 0
 

@@ -1559,6 +1559,8 @@ RESETS = (
         (P("a", FEW), *run("d"), P("a", ADD), *run("a", "1", "2"), S()),
         (P("d", "deallocate all"), P("b", FEW), *run("d"), P("a", FEW), *run("a"), *run("b"), S(), *run("a"), S()),
         (P("e", "discard all"), S(), *run("e"), S(), P("e", FEW), *run("e"), S()),
+        (P("", "deallocate all"), B(), E(), P("a", ADD), B("", "a"), S()),
+        (P("", "deallocate all"), B(), E(), B("p", ""), E("p"), S()),
     ),
     after_login("reset in the middle of a query", (Q(f"{_MANY}; reset timezone; {_LOOK}; select 1"),)),
     after_login("reset all in the middle of a query", (Q(f"{_MANY}; reset all; {_LOOK}; show my.own; reset all"),)),
@@ -1620,6 +1622,12 @@ RESETS = (
         "a portal that resets, executed late",
         (Q("begin"), Q(_MANY), P("a", "reset timezone"), B("p", "a"), *shot("", _LOOK), E("p"), *shot("", _LOOK), S()),
         (Q("commit"), Q(_LOOK)),
+    ),
+    after_login(
+        "discard all in a batch, and what goes on",
+        (Q(_MANY), *shot("", "discard all"), S(), copy_done(), Q(_LOOK)),
+        (Q(_MANY), *shot("", "discard all"), S(), function_call(177, ["4", "5"]), S(), S()),
+        (Q(_MANY), *shot("a", "discard all"), *run("a"), S(), *shot("", _LOOK), S()),
     ),
     after_login("discard all alone", (Q(_MANY),), (Q("discard all"),), (Q(_LOOK),)),
     after_login(

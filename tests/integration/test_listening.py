@@ -141,7 +141,9 @@ def test_channels_are_what_the_client_made_them(connect: "Connect", extended: bo
                 wire.ask(parse("", text), bind(), execute(), sync())
             else:
                 wire.ask(query(text))
-        listed = wire.value("select string_agg(name, ' ' order by name collate \"C\") from pg_listening_channels() name")
+        listed = wire.value(
+            "select string_agg(name, ' ' order by name collate \"C\") from pg_listening_channels() name"
+        )
         assert (listed or "") == wanted, change
         for channel in ("a", "b", "c", "d", "e", "f", "again"):
             other.run(f"notify {channel}, '{change}'".replace('"', "") if '"' in change else f"notify {channel}")
@@ -277,7 +279,7 @@ def test_leaving_and_coming(connect: "Connect", postgres: Postgres) -> None:
 def test_the_clients_encoding(connect: "Connect", postgres: Postgres) -> None:
     wire = connect("two", client_encoding="LATIN1")
     wire.run(b'listen "caf\xe9"'.decode("latin-1").encode("latin-1"))  # type: ignore[arg-type]
-    postgres.run('notify "café", \'über\'', database="app")
+    postgres.run("notify \"café\", 'über'", database="app")
     deadline = time.monotonic() + PATIENCE
     replies: list[Reply] = []
     while not replies and time.monotonic() < deadline:
