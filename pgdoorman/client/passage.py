@@ -64,9 +64,7 @@ class Passage:
 
     def begin(self) -> None:
         """On the worker's thread."""
-        keys = self.arrived.identity.scram_keys
-        if keys is not None:
-            self.pool.learn_keys(keys)
+        self.pool.learn(self.arrived.identity)
         self.worker.watch(self.fd, self.on_event, NOTHING)
         if not self._services.helpers.submit(self._wait_open):
             self.expel(ShuttingDown("pooler is shut down now"))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from pgdoorman.auth.client_login import ClientIdentity
 from pgdoorman.backend.connection import Backend, next_number
 from pgdoorman.backend.inquiry import Inquiry, Rows
 from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings, move_sql, settings_of
@@ -71,12 +70,8 @@ class Welcome:
 
     def begin(self) -> None:
         """On the serving worker's thread."""
-        identity: ClientIdentity = self._arrived.identity
         pool = self._pool
-        if identity.scram_keys is not None:
-            pool.learn_keys(identity.scram_keys)
-        elif identity.password is not None:
-            pool.learn_password(identity.password)
+        pool.learn(self._arrived.identity)
         told = self._told = pool.told_for(self._wanted)
         if told is not None and not (self._keeps and pool.ledger.has_room()):
             self._greet(told)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypedDict
 
 from pgdoorman import __version__
 from pgdoorman.auth.backend_login import BackendCredentials
+from pgdoorman.auth.client_login import ClientIdentity
 from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.auth.secrets import NoSecret, PamSecret, ScramKeys, StoredSecret, encode_password, parse_secret
 from pgdoorman.auth.tokens import PRIVATE_KEY_PREFIX
@@ -181,9 +182,13 @@ class Pool:
         """A client has logged in by SCRAM: its keys open backends as well."""
         self._scram_keys = keys
 
-    def learn_password(self, password: bytes) -> None:
-        """A client has proved this password in clear: it opens backends as well. Held in memory only."""
-        self._proved_password = password
+    def learn(self, identity: ClientIdentity) -> None:
+        """A client has proved who it is. What it gave away thereby, keys or a password in clear, opens backends as well;
+        it is held in memory only."""
+        if identity.scram_keys is not None:
+            self.learn_keys(identity.scram_keys)
+        elif identity.password is not None:
+            self._proved_password = identity.password
 
     def credentials(self) -> BackendCredentials:
         """What we have to log in at the server with."""
