@@ -180,6 +180,8 @@ class Welcome:
             application_name=arrived.message.last("application_name"),
             tls=arrived.tls,
         )
+        # Before anybody can find it: a reload, the janitor or the console may want something of it from then on.
+        session.worker = self.worker
         length = 4 if arrived.version < codes.PROTOCOL_3_2 else 32
         key = self._services.cancel_keys.issue(session, length, 0 if backend is None else backend.process_id)
         session.cancel_key = key

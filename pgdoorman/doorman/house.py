@@ -121,6 +121,7 @@ class Doorman:
         self.login_helpers = Helpers(max(1, general.helper_threads // 2), "login-helper", LOGIN_NICE)
         self.lookup_helpers = Helpers(general.helper_threads, "lookup")
         self.patient_helpers = Helpers(general.helper_threads, "patient-helper")
+        self.reloader = Helpers(1, "reload")  # its own: others may be busy for seconds, with a server that is away
         surroundings = Surroundings(self.serving, self.helpers)
         self._connectors = surroundings.connectors
         self.registry = Registry(surroundings)
@@ -344,7 +345,7 @@ class Doorman:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            self.helpers.submit(self._reload_by_signal)
+            self.reloader.submit(self._reload_by_signal)
         elif number == signal.SIGUSR2:
             self.patient_helpers.submit(self._upgrade_by_signal)
         elif self._mode is ShutdownMode.GRACEFUL:
@@ -684,6 +685,7 @@ class Doorman:
         self.login_helpers.close()
         self.lookup_helpers.close()
         self.patient_helpers.close()
+        self.reloader.close()
         web, self._web = self._web, None
         if web is not None:
             web.stop()  # last: numbers can be read until the end

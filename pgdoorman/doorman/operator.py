@@ -334,8 +334,11 @@ class Operator:
                 completion.finish(self._house.reload())
             except PgDoormanError as error:
                 completion.fail(error)
+            finally:
+                # No news if it has ended. An accident must not leave the asker without an answer.
+                completion.fail(Refused("the reload failed in the middle; the log says how"))
 
-        if not self._house.helpers.submit(work):
+        if not self._house.reloader.submit(work):
             completion.fail(Refused("pooler is shutting down"))
         return completion
 
