@@ -103,6 +103,7 @@ SCHEMA: Final = 2  # DDL ran: what others parsed meanwhile is stale once it is c
 HIDDEN_STATE: Final = 4  # a text in this lease changed or may have changed what texts mean
 TEMPORARY: Final = 8  # a text in this lease speaks of temporary objects
 PREPARED: Final = 32  # SQL PREPARE ran in this lease
+_AUDIT_COLUMNS: Final = 3
 LISTEN_PIN: Final = "listen"  # the reason for a pin, as an audit names it
 
 MAY_SET: Final = 16  # a text in this lease may hold a SET that is not LOCAL
@@ -317,6 +318,8 @@ def audit(session: "Session", backend: Backend) -> None:
 
 
 def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanError | None, generation: int) -> None:
+    if error is None and any(len(row) != _AUDIT_COLUMNS for row in rows):
+        error = BackendUnavailable("the server answered a question of ours with something else")
     if session.held & GONE:
         parted(session, backend, error)
         return
