@@ -76,3 +76,14 @@ def test_guarded_names_cannot_be_ours_and_come_back(name: bytes) -> None:
 def test_a_client_that_guesses_our_prefix_gets_its_own_name_back(guessed: bytes) -> None:
     frame = error(b'Mprepared statement "%b" does not exist' % guard_name(guessed))
     assert restore_names(frame, lambda _: None) == error(b'Mprepared statement "%b" does not exist' % guessed)
+
+
+@given(
+    st.lists(
+        st.one_of(st.just(PREFIX), st.just(PREFIX + b"1"), st.just(PREFIX + b"2x"), st.binary(max_size=8)), max_size=10
+    )
+)
+def test_names_are_put_back_into_any_message(pieces: list[bytes]) -> None:
+    """What comes out is one message, without a name of ours."""
+    restored = restore_names(message(ord("E"), b"".join(pieces)), {PREFIX + b"1": b"own"}.get)
+    assert len(list(messages_in(restored))) == 1

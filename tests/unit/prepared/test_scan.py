@@ -4,6 +4,8 @@ from time import perf_counter
 from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pgdoorman.prepared.scan import (
     CALLS,
@@ -17,6 +19,7 @@ from pgdoorman.prepared.scan import (
     names_called,
     scan,
 )
+from pgdoorman.prepared.statement import Statement
 
 TABLE: Final = {
     # nothing
@@ -150,3 +153,24 @@ def test_what_may_be_called(text: str, names: set[str]) -> None:
 
 def test_very_long_texts_call_everything() -> None:
     assert names_called(b"(" * (LONGEST_SCANNED + 1)) == {b""}
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [b"set ", b"local ", b"select ", b"(", b")", b".", b'"', b"'", b"--", b"/*", b"*/", b"$$", b"$a$", b";", b"\n",
+                 b"temp ", b"with hold", b"nextval", b"set_config", b"advisory", b"\\", b"E'", b"U&\"", b"\xff", b"a"]
+            ),
+            st.binary(max_size=6),
+        ),
+        max_size=60,
+    )
+)  # fmt: skip
+def test_any_text_can_be_looked_at(pieces: list[bytes]) -> None:
+    """Flags and names of functions come of it, and never an error."""
+    text = b"".join(pieces)
+    assert scan(text) >= 0
+    assert all(name for name in names_called(text))
+    statement = Statement(text.replace(b"\0", b" ") + b"\0\0\0")
+    assert statement.text == text.replace(b"\0", b" ")

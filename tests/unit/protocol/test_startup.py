@@ -383,3 +383,45 @@ def test_error_fields() -> None:
 @given(st.binary(max_size=100))
 def test_error_fields_are_read_from_anything(body: bytes) -> None:
     startup.parse_error_fields(body)
+
+
+# Anything at all.
+
+_FIELDS = st.sampled_from(
+    [b"user", b"database", b"options", b"replication", b"_pq_.x", b"application_name", b"DateStyle", b""]
+)
+_PAIRS = st.lists(st.tuples(_FIELDS, st.binary(max_size=12)), max_size=5)
+_CODES = st.sampled_from(
+    [
+        codes.PROTOCOL_3_0,
+        codes.PROTOCOL_3_2,
+        codes.SSL_REQUEST,
+        codes.GSSENC_REQUEST,
+        codes.CANCEL_REQUEST,
+        0x20000,
+        0x3FFFF,
+    ]
+)
+_PACKETS = st.one_of(
+    st.binary(max_size=60),
+    st.builds(packet, st.one_of(_CODES, st.integers(0, 2**32 - 1)), st.binary(max_size=40)),
+    st.builds(
+        lambda code, pairs: packet(code, b"".join(n + b"\0" + v + b"\0" for n, v in pairs) + b"\0"), _CODES, _PAIRS
+    ),
+)
+
+
+@given(_PACKETS)
+def test_any_first_packet_is_understood_or_refused(data: bytes) -> None:
+    """And whatever is asked of one that was understood."""
+    try:
+        assert 8 <= startup.first_packet_size(data) <= startup.MAX_FIRST_PACKET
+        first = parse_first_packet(data)
+        if isinstance(first, StartupMessage):
+            assert isinstance(first.user + first.database, str)
+            negotiate(first)
+            first.settings()
+            assert first.replication in Replication
+    except ProtocolViolation:
+        return
+    assert int.from_bytes(data[:4]) == len(data)
