@@ -148,7 +148,8 @@ _USER: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
 # Handled apart, or the same here without a word.
 _APART = frozenset(
     {
-        "admin_users", "auth_type", "auth_file", "auth_hba_file", "auth_query", "auth_user", "default_pool_size",
+        "admin_users", "auth_type", "auth_file", "auth_hba_file", "auth_ident_file", "auth_query", "auth_user",
+        "default_pool_size",
         "min_pool_size", "reserve_pool_size", "reserve_pool_timeout", "max_db_connections", "max_prepared_statements",
         "syslog", "syslog_ident", "auth_dbname",
     }
@@ -284,6 +285,8 @@ def _admin(work: _Conversion) -> None:
 
 
 def _rules(work: _Conversion) -> None:
+    if work.setting("auth_ident_file"):
+        work.put(work.draft.general, "pg_ident", {"path": work.setting("auth_ident_file")}, "auth_ident_file")
     kind = work.setting("auth_type").lower()
     if kind == "hba":
         work.put(work.draft.general, "pg_hba", {"path": work.setting("auth_hba_file")}, "auth_hba_file")

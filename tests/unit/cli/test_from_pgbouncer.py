@@ -152,10 +152,13 @@ def test_ways_to_log_in(tmp_path: Path, kind: str, rules: str) -> None:
 
 def test_rules_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "hba").write_text("host all all all md5\n")
+    (tmp_path / "ident").write_text("m root alice\n")
     ini = "[databases]\na = host=b\n[pgbouncer]\nauth_file = userlist.txt\nauth_type = hba\nauth_hba_file = hba\n"
-    settings, _ = _converted(tmp_path, ini)
+    settings, _ = _converted(tmp_path, ini + "auth_ident_file = ident\n")
     assert settings.general.pg_hba is not None
     assert settings.general.pg_hba.text == "host all all all md5\n"
+    assert settings.general.pg_ident is not None
+    assert settings.general.pg_ident.text == "m root alice\n"
 
 
 def test_the_notes_stand_in_the_file(tmp_path: Path) -> None:
