@@ -186,9 +186,8 @@ class Farewell:
 
     # Coming clean.
 
-    def cancel_delivered(self) -> None:
+    def on_cancel_delivered(self, backend: Backend) -> None:
         """A cancel request that was under way has arrived (or never will)."""
-        backend = self._backend
         if backend.is_open and backend.exchange.is_settled and backend.holder is self:
             self._settled()
 

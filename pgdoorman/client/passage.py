@@ -11,15 +11,16 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from pgdoorman.backend.cancel import wait_cancelled
 from pgdoorman.backend.connection import Backend, next_number
 from pgdoorman.backend.startup import wait_opened
 from pgdoorman.client.cancel_keys import CancelKey
+from pgdoorman.client.cancelling import deliver
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.login import Arrived
 from pgdoorman.client.services import Services
+from pgdoorman.config.settings import UserPoolSettings
 from pgdoorman.errors import BackendUnavailable, PgDoormanError, ShuttingDown
-from pgdoorman.pool.pool import Pool, socket_options
+from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.results import backend_key_data, parameter_status, ready_for_query
@@ -207,7 +208,7 @@ class Passage:
     def cancel(self, done: Callable[[], Any]) -> None:
         """A cancel request with our key."""
         backend = self.backend
-        if backend is None or not self._services.helpers.submit(partial(_deliver, backend, self.pool, done)):
+        if backend is None or not self._services.helpers.submit(partial(_deliver, backend, self.pool.settings, done)):
             done()
 
     def follow(self) -> None:
@@ -242,19 +243,9 @@ def _is_for_server(name: str) -> bool:
     return name not in _OURS and not name.startswith("_pq_.")
 
 
-def _deliver(backend: Backend, pool: Pool, done: Callable[[], Any]) -> None:
+def _deliver(backend: Backend, settings: UserPoolSettings, done: Callable[[], Any]) -> None:
     """On a helper's thread."""
-    settings = pool.settings
     try:
-        wait_cancelled(
-            backend.address,
-            backend.process_id,
-            backend.cancel_secret,
-            settings.connect_timeout,
-            socket_options(settings.tcp),
-            backend.connector,
-        )
-    except PgDoormanError:
-        pass  # a server that cannot be reached has its own way of ending queries
+        deliver(backend, settings)
     finally:
         done()

@@ -15,12 +15,12 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from pgdoorman.backend.cancel import CancelAdrift, wait_cancelled
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings, reported_of
 from pgdoorman.client import relay, serving, stickiness
 from pgdoorman.client.budget import FREE_OF_CHARGE
 from pgdoorman.client.cancel_keys import CancelKey
+from pgdoorman.client.cancelling import Cancelled, is_overdue, submit
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.farewell import Farewell
 from pgdoorman.client.holds import BACKLOGGED, CARE, CONGESTED, GONE, WAITING
@@ -29,7 +29,7 @@ from pgdoorman.client.serving import LOCAL_STARTS
 from pgdoorman.config.settings import PoolMode, UserPoolSettings
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendUnavailable, PgDoormanError, ProtocolViolation, ShuttingDown
-from pgdoorman.pool.pool import Pool, socket_options
+from pgdoorman.pool.pool import Pool
 from pgdoorman.prepared.client_names import ClientNames
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.codes import QUERY
@@ -804,13 +804,12 @@ class Session:
 
     def cancel(self, done: Callable[[], Any], asked: float = 0.0) -> None:
         """A cancel request with our key, on our worker's thread. `done` is called (on any thread) when it has been dealt
-        with; `asked` is when it came (monotonic seconds), 0 for now. It reaches
-        the query that runs now or none: until it is delivered the backend is not given to another."""
+        with; `asked` is when it came (monotonic seconds), 0 for now. It reaches the query that runs now or none."""
         if self._is_elsewhere(partial(self.cancel, done, asked)):
             return
         backend = self.backend
         asked = asked or monotonic()
-        if _is_overdue(asked, self.pool.settings):
+        if is_overdue(asked, self.pool.settings):
             pass
         elif self.held & WAITING:
             self.held &= ~WAITING
@@ -820,13 +819,19 @@ class Session:
             # What we have put in front (a BEGIN, the client's settings) must not be hit: the query behind it is meant.
             self.worker.after(0.005, partial(self.cancel, done, asked))
             return
-        elif backend is not None and backend.exchange.entries and backend.process_id:
-            backend.cancels_under_way += 1
-            job = partial(_deliver, backend, self.worker, self.pool.settings, done, asked)
-            if self.services.helpers.submit(job):
-                return
-            backend.cancels_under_way -= 1
+        elif (
+            backend is not None
+            and backend.exchange.entries
+            and backend.process_id
+            and submit(backend, self.worker, self.services.helpers, self.pool.settings, asked=asked, done=done)
+        ):
+            return
         done()
+
+    def on_cancel_delivered(self, backend: Backend) -> None:
+        """A cancel request for our backend has arrived, or never will."""
+        if self.suspect & stickiness.POSTPONED and not backend.cancels_under_way:
+            stickiness.audit(self, backend)
 
     # Going.
 
@@ -927,11 +932,7 @@ class Session:
     def _cancel_rest(self, backend: Backend) -> None:
         """Nobody waits for what the backend still does."""
         if backend.process_id:
-            backend.cancels_under_way += 1
-            now = monotonic()
-            job = partial(_deliver, backend, self.worker, self.pool.settings, _nothing, now)
-            if not self.services.helpers.submit(job):
-                backend.cancels_under_way -= 1
+            submit(backend, self.worker, self.services.helpers, self.pool.settings, asked=monotonic())
 
     def _last_words(self) -> None:
         try:
@@ -943,58 +944,6 @@ class Session:
 # Stands in `dismissed` for a client that is to follow its pool when it is no longer busy. Every place that has to look
 # whether a client is to leave looks there already: following costs nobody else anything.
 FOLLOW: Final = ShuttingDown("the settings have changed")
-
-
-class Cancelled(PgDoormanError):
-    """A cancel request ended the wait for a backend."""
-
-    sqlstate = "57014"
-    severity = "ERROR"
-
-
-def _is_overdue(asked: float, settings: UserPoolSettings) -> bool:
-    """Whether a cancel request has waited so long that nobody can want it any more."""
-    return bool(settings.cancel_wait_timeout) and monotonic() - asked > settings.cancel_wait_timeout
-
-
-def _deliver(
-    backend: Backend, worker: Worker, settings: UserPoolSettings, done: Callable[[], Any], asked: float
-) -> None:
-    """Deliver a cancel request; on a helper thread. The backend cannot go to anyone else meanwhile."""
-    adrift = False
-    try:
-        if _is_overdue(asked, settings):
-            return  # the helpers were busy for too long
-        wait_cancelled(
-            backend.address,
-            backend.process_id,
-            backend.cancel_secret,
-            settings.connect_timeout,
-            socket_options(settings.tcp),
-            backend.connector,
-        )
-    except CancelAdrift:
-        adrift = True
-    except PgDoormanError:
-        pass  # a server that cannot be reached has its own way of ending queries
-    finally:
-        worker.post(partial(_delivered, backend, adrift))
-        done()
-
-
-def _delivered(backend: Backend, adrift: bool) -> None:
-    backend.cancels_under_way -= 1
-    if adrift:
-        backend.close_wanted = True  # the request may still come, and would hit the next client's query
-    holder = backend.holder
-    if isinstance(holder, Farewell):
-        holder.cancel_delivered()
-    elif isinstance(holder, Session) and holder.suspect & stickiness.POSTPONED and not backend.cancels_under_way:
-        stickiness.audit(holder, backend)
-
-
-def _nothing() -> None:
-    """Nobody is to be told."""
 
 
 bind_constants(__name__)

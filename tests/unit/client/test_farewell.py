@@ -153,7 +153,7 @@ def deliver(hall: Hall, backend: Backend) -> None:
 def delivered(backend: Backend) -> None:
     backend.cancels_under_way -= 1
     if isinstance(backend.holder, Farewell):
-        backend.holder.cancel_delivered()
+        backend.holder.on_cancel_delivered(backend)
 
 
 def comes_back(hall: Hall, backend: Backend) -> None:
