@@ -36,7 +36,7 @@ from pgdoorman.prepared.client_names import (
 )
 from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
 from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
-from pgdoorman.prepared.statement import TAKEN, Statement
+from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement, absent
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import (
     A_BIND,
@@ -49,6 +49,7 @@ from pgdoorman.protocol.exchange import (
     A_SEGMENT,
     A_SYNC,
     AN_EXECUTE,
+    BIND,
     CLOSE,
     EXECUTE,
     PARSE,
@@ -432,11 +433,14 @@ def _bind(session: "Session", backend: Backend, data: bytes, position: int, end:
         pieces.append(data[position:end])
         return
     session.counters.binds += 1
-    name = _server_name(session, backend, data[start:stop], pieces, data[position + 5 : start - 1])
-    backend.exchange.ask(A_BIND)
+    own = data[start:stop]
+    name = _server_name(session, backend, own, pieces, data[position + 5 : start - 1])
     if name is None:
+        backend.exchange.ask(A_BIND)
         pieces.append(data[position:end])
         return
+    is_absent = name.startswith(ABSENT_PREFIX)
+    backend.exchange.ask(Expected(BIND, effect=Taken(names_of(session), own)) if is_absent else A_BIND)
     pieces.append(b"B" + _pack(end - position - 1 + len(name) - (stop - start)) + data[position + 5 : start] + name)
     pieces.append(data[stop:end])
 
@@ -506,6 +510,18 @@ class EmptySlot(Naming):
         super().happened()
 
 
+def _stand_in(backend: Backend, statement: Statement) -> Statement:
+    """What to bind in a block for a statement that the backend lacks: where the block has failed it cannot be prepared.
+
+    Raises MustWait if it is not known whether the block has.
+    """
+    if backend.exchange.unsynced or (stand_in := absent(statement)) is None:
+        return statement  # the block may be over by then
+    if backend.exchange.awaits_ready:
+        raise MustWait
+    return stand_in if backend.status == codes.FAILED else statement
+
+
 def _server_name(
     session: "Session", backend: Backend, own: bytes, pieces: list[bytes], portal: bytes | None = None
 ) -> bytes | None:
@@ -539,6 +555,8 @@ def _server_name(
         return None
     if names.clearing and (not own or statement in backend.names):
         statement = Statement(statement.tail)  # it may be gone when this is read
+    if portal is not None and backend.status != codes.IDLE and statement not in backend.names:
+        statement = _stand_in(backend, statement)
     _ensure(session, backend, statement, pieces)
     return statement.name
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
-from pgdoorman.prepared.statement import TAKEN, Statement
+from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement
 from pgdoorman.protocol.exchange import Effect
 
 MOST_RECENT = 32
@@ -129,7 +129,8 @@ class Doing:
 
 
 class Taken:
-    """A Parse that is to be refused, since its name is live; an effect of the exchange. The refusal speaks of `TAKEN`."""
+    """A Parse that is to be refused, since its name is live, or a Bind, since the block has failed; an effect of the exchange.
+    The refusal speaks of `TAKEN`, or of an absent statement."""
 
     __slots__ = ("name", "names")
 
@@ -296,7 +297,7 @@ class ClientNames:
 
     def name_of(self, server_name: bytes) -> bytes | None:
         """The client's own name for a statement, for error texts."""
-        if server_name == TAKEN.name:
+        if server_name == TAKEN.name or server_name.startswith(ABSENT_PREFIX):
             return self.taken
         for name, statement in self.names.items():
             if statement.name == server_name:

@@ -68,9 +68,33 @@ class Statement:
         return self.tail[: self.tail.index(0)]
 
 
+ABSENT_PREFIX = PREFIX + b"absent"
+
 TAKEN = Statement(b"\0\0\0", PREFIX + b"taken")
 """An empty statement. A Parse under its name is refused as one under a client's live name is, in any state of the backend,
 also where it could not be given the live one."""
+
+
+def absent(statement: Statement) -> Statement | None:
+    """An empty statement with as many parameters. In a block that has failed nothing can be prepared but that; a Bind of it
+    is refused for the reason that comes first, as a Bind of the other is. None if that may be allowed there."""
+    if _ALLOWED_IN_FAILED.match(statement.tail):
+        return None
+    text = statement.text
+    declared = int.from_bytes(statement.tail[len(text) + 1 : len(text) + 3])
+    count_ = max([declared, *(int(number) for number in _PARAMETER.findall(text))])
+    if count_ > MOST_ABSENT:
+        return None
+    return _ABSENT[count_]
+
+
+_ALLOWED_IN_FAILED = re.compile(rb"(?:\s|;|--|/\*)*+(?:\0|commit|rollback|end|abort|prepare)", re.IGNORECASE)
+_PARAMETER = re.compile(rb"\$(\d{1,5})")
+MOST_ABSENT = 20
+_ABSENT = [
+    Statement(b"\0" + number.to_bytes(2) + (25).to_bytes(4) * number, ABSENT_PREFIX + b"%d" % number)
+    for number in range(MOST_ABSENT + 1)
+]
 
 
 class StatementBook:

@@ -1463,6 +1463,21 @@ FOUND = (
         *((P("a", text), S()) for text in ("", " -- nothing", ";", "commit", "rollback", "selec", ADD)),
         (Q("rollback"), *run("a", "1", "2"), S()),
     ),
+    several(
+        "binds in a failed block of what the backend lacks",
+        t(0, (P("a", ADD), S(), P("b", "select 1"), S(), P("c", "rollback"), S(), P("d", "select $1::int", [25]), S())),
+        t(1, *((P(f"s{number}", f"select {number}"), *run(f"s{number}"), S()) for number in range(5))),
+        t(
+            0,
+            (Q("begin"), Q("select 1 / 0")),
+            *(
+                (B("", *bound), E(), S())
+                for bound in (("a",), ("a", ["1"]), ("a", ["1", "2"]), ("b",), ("b", ["1"]), ("d",))
+            ),
+            (P("", "select 2"), S(), B("", "a", ["1"]), S()),
+            (*run("c"), *run("a", "1", "2"), S()),
+        ),
+    ),
     one(
         "names of one text, closed and parsed again",
         (P("a", ADD), P("b", ADD), P("", ADD), S()),
