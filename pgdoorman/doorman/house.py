@@ -567,11 +567,12 @@ class Doorman:
         return self._successor
 
     def _leave_doors_to(self, process: int) -> None:
-        self._service.manager.main_process(process)
-        log.info("process %d has taken over; this one serves those clients that it has until they leave", process)
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             acceptor.stop()
+        # Only now: who hears this and comes is to find the new process.
+        self._service.manager.main_process(process)
+        log.info("process %d has taken over; this one serves those clients that it has until they leave", process)
         kept = [door for door in self.doors if door.listener is self._operators_listener]
         with suppress(CannotListen):  # then our clients cannot cancel any more, and that is all
             kept.append(open_abstract(cancel_address(os.getpid(), 0).path, "requests of our successor"))
