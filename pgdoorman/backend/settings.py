@@ -232,19 +232,24 @@ _HIDDEN_HARM = (
 )
 _SET_FOR_THE_TRANSACTION = r"set_config\s*\([^;]*?,\s*true\s*\)"
 
+# Their own sources, and whether these name a function of the plainest kind: with thousands of functions there is no time to
+# follow all that call each other.
 _HIDDEN_FUNCTIONS = """\
-UNION ALL (WITH RECURSIVE own AS (
+UNION ALL (WITH own AS (
  SELECT oid, proname, prosrc FROM pg_catalog.pg_proc
  WHERE prolang OPERATOR(pg_catalog.<>) 12 AND prolang OPERATOR(pg_catalog.<>) 13
-), reached AS (
- SELECT o.oid, o.prosrc FROM own o WHERE o.oid IN (SELECT refobjid FROM pg_catalog.pg_depend
+), hidden AS (
+ SELECT o.prosrc FROM own o WHERE o.oid IN (SELECT refobjid FROM pg_catalog.pg_depend
  WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
  AND classid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_trigger', 'pg_catalog.pg_rewrite', 'pg_catalog.pg_attrdef',
  'pg_catalog.pg_constraint', 'pg_catalog.pg_policy']::pg_catalog.regclass[]))
- UNION SELECT o.oid, o.prosrc FROM reached r JOIN own o
- ON pg_catalog.strpos(r.prosrc, o.proname::pg_catalog.text) OPERATOR(pg_catalog.>) 0
-) SELECT 'w', 'writes', 'harmful' WHERE EXISTS (SELECT FROM reached
- WHERE pg_catalog.regexp_replace(prosrc, {passing}, '', 'gi') OPERATOR(pg_catalog.~*) {harmful}))"""
+) SELECT 'w', 'writes', 'harmful' WHERE EXISTS (SELECT FROM hidden
+ WHERE pg_catalog.regexp_replace(prosrc, {passing}, '', 'gi') OPERATOR(pg_catalog.~*) {harmful})
+ OR EXISTS (SELECT FROM hidden h JOIN (SELECT proname::pg_catalog.text AS name FROM own
+ WHERE (pg_catalog.strpos(prosrc, 'set_config') OPERATOR(pg_catalog.>) 0
+ OR pg_catalog.strpos(prosrc, 'advisory_lock') OPERATOR(pg_catalog.>) 0)
+ AND pg_catalog.regexp_replace(prosrc, {passing}, '', 'gi') OPERATOR(pg_catalog.~*) {harmful} OFFSET 0) b
+ ON pg_catalog.strpos(h.prosrc, b.name) OPERATOR(pg_catalog.>) 0))"""
 
 
 def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = (), *, writes: bool = False) -> str:

@@ -25,6 +25,9 @@ def hall(postgres: Postgres, start_module_doorman: StartDoorman) -> Callable[[],
         "create table drawing (id serial, t text); create table plain (t text); create table watched (v text)",
         "create function remember() returns trigger language plpgsql as"
         " $$ begin perform set_config('work_mem', new.v, false); return null; end $$",
+        "create function note(text) returns text language sql as $$ select set_config('work_mem', $1, false) $$",
+        "create function remember_by_another() returns trigger language plpgsql as"
+        " $$ begin perform note(new.v); return null; end $$",
         "create function audit() returns trigger language plpgsql as"
         " $$ begin perform set_config('my.actor', new.t, true); execute 'select 1'; return new; end $$",
         "create trigger harmless before insert on plain for each row execute function audit()",
@@ -116,14 +119,15 @@ def test_statements_that_another_has_deallocated(connect: Connect, way: str) -> 
             assert [reply.kind for reply in other.ask(*batch)] == ["2", "D", "C", "Z"]
 
 
-def test_a_trigger_that_sets_something(connect: Connect) -> None:
+@pytest.mark.parametrize("function", ["remember", "remember_by_another"])
+def test_a_trigger_that_sets_something(connect: Connect, function: str) -> None:
     with connect() as one, connect() as other:
         usual = other.value("show work_mem")
         for _ in range(2):
             one.run("insert into plain values ('x')")
             run(one, "insert into plain values ($1)", "y")
         used = one.value(PID)
-        one.run("create trigger t after insert on watched for each row execute function remember()")
+        one.run(f"create trigger t after insert on watched for each row execute function {function}()")
         for number, batch in ((3, False), (4, True)):
             text = f"insert into watched values ('{number}MB')"
             run(one, text) if batch else one.run(text)
