@@ -35,10 +35,12 @@ from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import QUERY, Expected
 from pgdoorman.protocol.framing import message
 from pgdoorman.protocol.results import notice_response, ready_for_query
+from pgdoorman.runtime.timers import Timer
 
 MOST_UNREAD: Final = (
     16 << 20
 )  # bytes of notifications that may wait for a client: PostgreSQL's own queue has a limit too
+MOST_DELAY: Final = 0.5  # seconds that a ReadyForQuery waits for the notifications in front of it
 AHEAD: Final = "LISTEN"  # stands in `Session.ahead` for what is mirrored
 
 _IDLE_NOW: Final = ready_for_query(codes.IDLE)
@@ -66,6 +68,7 @@ class Hearing:
         "early",
         "joining",
         "leaving",
+        "limit",
         "mirrored",
         "notes",
         "notes_size",
@@ -82,6 +85,7 @@ class Hearing:
         self.early: list[bytes] = []  # the switchboard's first, while our backend's last may still be to come
         self.mirrored = False  # the client's backend listens to `channels`
         self.catching_up = False
+        self.limit: Timer | None = None
         self.behind = (
             bytearray()
         )  # what must not be sent before the notifications: a ReadyForQuery, and what follows it
@@ -181,7 +185,7 @@ class ListeningSession(Session):
 
     @property
     def _timeout(self) -> float:
-        return max(5.0, self.pool.settings.connect_timeout)
+        return max(30.0, self.pool.settings.connect_timeout)  # not less: a flood of notifications goes first
 
     # Taking over.
 
@@ -290,6 +294,8 @@ class ListeningSession(Session):
             elif mail is CAUGHT_UP:
                 hearing.catching_up = False
                 hearing.leaving = frozenset()
+                if hearing.limit is not None:
+                    hearing.limit.cancel()
             elif mail is INTERRUPTED:
                 hearing.note(_MISSED)
         self._let_out()
@@ -334,8 +340,16 @@ class ListeningSession(Session):
             hearing.catching_up = True
             self.hold(HEARING)
             self.pool.switchboard.catch_up(hearing.subscription)
+            hearing.limit = self.worker.after(MOST_DELAY, self._catch_up_no_longer)
         else:
             super().tell(data)
+
+    def _catch_up_no_longer(self) -> None:
+        """A server that is flooded with notifications answers nothing until the flood is over: the client need not wait."""
+        hearing: Hearing | None = self.hearing
+        if hearing is not None and not self.held & GONE:
+            hearing.catching_up = False
+            self._let_out()
 
     @property
     def _is_between(self) -> bool:

@@ -354,26 +354,27 @@ class Switchboard:
             return
         if events & WRITE and backend.out:
             backend.flush()
-        while True:
-            try:
-                data = backend.recv(65536, DONT_WAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._lost("the server closed it")
-                return
-            backend.bytes_in += len(data)
-            self._reader.feed(data)
-            try:
-                while backend is self._backend and (found := self._reader.next()) is not None:
-                    self._hear(*found)
-            except ProtocolViolation as violation:
-                self._lost(f"the server broke the protocol: {violation}")
-                return
-            if backend is not self._backend:
-                return
+        try:
+            # Once: a server that notifies faster than we read must not keep the worker from everybody else.
+            data = backend.recv(65536, DONT_WAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lost("the server closed it")
+            return
+        backend.bytes_in += len(data)
+        if self._deadline is not None:
+            # It lives: PostgreSQL answers nothing as long as notifications keep coming in.
+            self._deadline.cancel()
+            self._deadline = self._worker.after(PATIENCE, self._out_of_time)
+        self._reader.feed(data)
+        try:
+            while backend is self._backend and (found := self._reader.next()) is not None:
+                self._hear(*found)
+        except ProtocolViolation as violation:
+            self._lost(f"the server broke the protocol: {violation}")
 
     def on_backend_crash(self, backend: Backend, error: Exception) -> None:
         self._lost("internal error")

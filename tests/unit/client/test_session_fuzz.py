@@ -316,7 +316,7 @@ def test_any_bytes_of_a_client(messages: list[bytes], cuts: list[int], choices: 
     try:
         converse(rig, model, cut(b"".join(messages), cuts))
         asked = rig.asked
-        if asked.endswith(b"\0\0\0\0") and not rig.backend.is_open:
+        if asked.endswith(b"\0\0\0\0"):
             asked = asked[
                 :-5
             ]  # into a COPY a broken message is passed on as such: the server says what it thinks of it
