@@ -156,6 +156,11 @@ class Ledger[E: Entry, W: Standing]:
         finally:
             self._release()
 
+    @property
+    def someone_waits(self) -> bool:
+        """At this moment; asked without the lock."""
+        return self._waiters.count > 0
+
     def has_room(self) -> bool:
         """Whether a checkout would be answered soon: a backend is idle, or one more may be opened, and nobody waits."""
         with self._lock:

@@ -24,7 +24,7 @@ from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.backend.lookup import wait_raw_answer
 from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
 from pgdoorman.backend.startup import OpeningPlan, wait_opened
-from pgdoorman.config.settings import TcpSettings, UserPoolSettings
+from pgdoorman.config.settings import PoolMode, TcpSettings, UserPoolSettings
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
 from pgdoorman.pool.check_query import CheckQuery
@@ -353,6 +353,12 @@ class Pool:
             self.run(errands, None)
         if self.settings.server_idle_check_timeout:
             self.ledger.mark_stale(now, self.settings.server_idle_check_timeout)
+        if self.settings.pool_mode is PoolMode.SESSION and self.ledger.someone_waits:
+            for backend in self.ledger.members():
+                holder = backend.holder
+                give_way = getattr(holder, "give_way", None)
+                if give_way is not None:
+                    holder.worker.post(give_way)
         self.functions.age(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:

@@ -44,8 +44,10 @@ def test_it_is_the_servers_own_in_session_pooling(doorman: Doorman) -> None:
 
 def test_an_exhausted_pool_lets_clients_in_all_the_same(doorman: Doorman) -> None:
     """They are told an id of ours, and get a backend once there is one. Their keys work too."""
-    holders = [doorman.connect("app", "alice") for _ in range(3)]
-    assert all(wire.process_id == own_id(wire) for wire in holders)
+    holders = []
+    for _ in range(3):
+        holders.append(doorman.connect("app", "alice"))
+        assert holders[-1].process_id == own_id(holders[-1])
     with doorman.connect("app", "alice") as late:
         late.send(query("select pg_backend_pid()"))
         assert late.poll(0.3) == []
@@ -57,6 +59,16 @@ def test_an_exhausted_pool_lets_clients_in_all_the_same(doorman: Doorman) -> Non
         cancel(doorman, late.process_id, late.secret)
         assert [reply.fields()["C"] for reply in late.settle() if reply.kind == "E"] == ["57014"]
     for wire in holders:
+        wire.terminate()
+
+
+def test_who_has_not_asked_anything_gives_way(doorman: Doorman) -> None:
+    """Clients that only log in do not keep others from their queries, and are served when their own time comes."""
+    silent = [doorman.connect("app", "alice", parameters={"application_name": f"silent {n}"}) for n in range(3)]
+    with doorman.connect("app", "alice") as late:
+        assert own_id(late) in [wire.process_id for wire in silent]
+    for number, wire in enumerate(silent):
+        assert wire.value("show application_name") == f"silent {number}"
         wire.terminate()
 
 
