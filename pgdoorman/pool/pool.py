@@ -355,10 +355,9 @@ class Pool:
             self.ledger.mark_stale(now, self.settings.server_idle_check_timeout)
         if self.settings.pool_mode is PoolMode.SESSION and self.ledger.someone_waits:
             for backend in self.ledger.members():
-                holder = backend.holder
-                give_way = getattr(holder, "give_way", None)
+                give_way = getattr(backend.holder, "give_way", None)
                 if give_way is not None:
-                    holder.worker.post(give_way)
+                    backend.worker.post(give_way)
         self.functions.age(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:
