@@ -355,9 +355,9 @@ class Pool:
             self.ledger.mark_stale(now, self.settings.server_idle_check_timeout)
         if self.settings.pool_mode is PoolMode.SESSION and self.ledger.someone_waits:
             for backend in self.ledger.members():
-                give_way = getattr(backend.holder, "give_way", None)
-                if give_way is not None:
-                    backend.worker.post(give_way)
+                give_way, worker = getattr(backend.holder, "give_way", None), backend.worker
+                if give_way is not None and worker is not None:
+                    worker.post(give_way)
         self.functions.age(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:
