@@ -139,14 +139,14 @@ def _note_resetting(session: "Session", data: bytes, position: int, end: int) ->
     """A Parse that is passed on as it is: does its text reset what came with the login?"""
     name, _, rest = data[position + 5 : end].partition(b"\0")
     text = rest.partition(b"\0")[0]
-    if defaults.is_worth_a_look(text):
-        names_of(session).resetting[name] = text
-    elif session.names is not None:
+    if not name and session.names is not None:
         session.names.resetting.pop(name, None)
+    if defaults.is_worth_a_look(text):
+        names_of(session).resetting.setdefault(name, text)  # a name that is live is not given to another text
 
 
 def _watch_resetting(names: ClientNames, data: bytes, position: int, end: int) -> None:
-    """A message that was passed on as it is may be the Bind of such a text."""
+    """A message that was passed on as it is may be the Bind of such a text, or the Close of its name."""
     if data[position] == codes.BIND:
         portal, _, rest = data[position + 5 : end].partition(b"\0")
         text = names.resetting.get(rest.partition(b"\0")[0])
@@ -154,6 +154,8 @@ def _watch_resetting(names: ClientNames, data: bytes, position: int, end: int) -
             names.at_execute.pop(portal, None)
         else:
             names.at_execute[portal] = Doing(text, clears=defaults.is_discard_all(text))
+    elif data[position] == codes.CLOSE and _names_statement(data, position, end):
+        names.resetting.pop(data[position + 6 : end - 1], None)
 
 
 def note_sync(session: "Session") -> None:

@@ -502,11 +502,7 @@ def _answers_come_first(backend: Backend, kind: int) -> bool:
     """Whether answers are still to come before a client that broke the protocol with a message of this kind is sent away.
     (The message is looked at again behind each of them.)"""
     exchange = backend.exchange
-    if exchange.copying:
-        # The server's own words for it, which end its connection as well.
-        backend.push(bytes((kind,)) + b"\0\0\0\0")
-        return True
-    if not exchange.entries:
+    if exchange.copying or not exchange.entries:
         return False
     if not _CLIENT_TYPES[kind]:
         if not exchange.is_flushed:

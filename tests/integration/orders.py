@@ -1422,10 +1422,8 @@ ENDINGS = (
     one("an unknown type behind a batch without Sync", (*shot("", FEW), raw(b"!\0\0\0\4"))),
     one("an unknown type behind a failed batch", (P("", "selec"), *run(""), raw(b"!\0\0\0\4"))),
     one("an unknown type in a block", (Q("begin"), Q("select 1 / 0"), *shot("a", FEW), S(), raw(b"!\0\0\0\4"))),
-    one("an unknown type in a copy", (Q("copy c0.t from stdin"),), (raw(b"!\0\0\0\4"),)),
     one("a length that cannot be behind a good batch", (*shot("a", FEW), S(), *run("a"), S(), raw(b"B\0\0\0\3"))),
     one("a length that cannot be behind a flush", (*shot("a", FEW), S(), *run("a"), H(), raw(b"B\0\0\0\3"))),
-    one("a length that cannot be in a copy", (Q("copy c0.t from stdin"),), (raw(b"d\0\0\0\3"),)),
     one("a message that is too long to be small, behind a query", (Q("select 1"), raw(b"S\0\0\x40\0"))),
     one("a query while a copy waits for data", (Q("copy c0.t from stdin"),), (Q("select 1"),)),
     one("an extended message while a copy waits for data", (*copy_in(H()),), (P("", "select 1"), S())),
@@ -1643,6 +1641,11 @@ RESETS = (
         (Q(_MANY), *shot("", "discard all"), S(), copy_done(), Q(_LOOK)),
         (Q(_MANY), *shot("", "discard all"), S(), function_call(177, ["4", "5"]), S(), S()),
         (Q(_MANY), *shot("a", "discard all"), *run("a"), S(), *shot("", _LOOK), S()),
+    ),
+    after_login(
+        "a name that resets, kept and closed",
+        (P("a", "reset all"), S(), P("a", "select 1"), S(), Q(_MANY), *run("a"), S()),
+        (close_statement("a"), P("a", "select 1"), S(), Q(_MANY), *run("a"), S(), Q(_LOOK)),
     ),
     after_login("discard all alone", (Q(_MANY),), (Q("discard all"),), (Q(_LOOK),)),
     after_login(

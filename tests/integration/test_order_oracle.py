@@ -130,8 +130,6 @@ def _fair(setting: str, order: Order) -> bool:
 UNCERTAIN_IN_PIECES: Final = (
     "an extended message while a copy waits for data",
     "a query while a copy waits for data",
-    "an unknown type in a copy",
-    "a length that cannot be in a copy",
 )
 
 
