@@ -236,6 +236,7 @@ def test_the_pools_connection_is_lost(connect: "Connect", postgres: Postgres, do
     """It is opened again, listens to the same, and the clients are told that they may have missed something."""
     wire, late = connect("two"), connect("two")
     wire.run("listen news")
+    wire.run("select 1")  # answered when the channel has been taken over
     ended = postgres_end_listeners(postgres)
     assert ended in (1, 2)  # each pool that ever had a listener has one for a minute
     warnings: list[Reply] = []
