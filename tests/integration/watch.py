@@ -109,13 +109,16 @@ class Watch:
                 f"nobody is connected, but after {patience} s SHOW POOLS says {left}\n{self.doorman.state()}\n{self._log()}"
             ) from None
 
-    def must_rest(self, seconds: float = 0.12, share: float = 0.5) -> Self:
-        """With nobody connected it does (almost) nothing; an endless loop would take a whole core."""
-        before = self.doorman.process.processor_seconds()
-        time.sleep(seconds)
-        used = self.doorman.process.processor_seconds() - before
-        assert used <= seconds * share + 0.02, f"it used {used:.2f} s of processor time in {seconds} s of doing nothing"
-        return self
+    def must_rest(self, seconds: float = 0.12, share: float = 0.5, tries: int = 8) -> Self:
+        """With nobody connected it does (almost) nothing, soon; an endless loop would take a whole core for ever."""
+        used = []
+        for _ in range(tries):
+            before = self.doorman.process.processor_seconds()
+            time.sleep(seconds)
+            used.append(self.doorman.process.processor_seconds() - before)
+            if used[-1] <= seconds * share + 0.02:
+                return self
+        raise AssertionError(f"it used {used} s of processor time in {seconds} s each of doing nothing")
 
     def must_not_have_grown(self, megabytes: float) -> Self:
         grown = (self.doorman.resident_bytes() - self.base.resident) / 1e6
