@@ -17,7 +17,7 @@ touches no poller. EXAMINED means that someone other than a client looks at it (
 it counts against the limit but is granted to nobody.
 
 Strict FIFO: while anyone waits, a backend that comes free goes to the oldest waiter, never to a newcomer; among waiters
-of different workers within two milliseconds (`waiting_line.BLUR`).
+of different workers within ten milliseconds (`waiting_line.BLUR`).
 """
 
 from collections import deque
