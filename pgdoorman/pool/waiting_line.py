@@ -6,9 +6,9 @@ from typing import Final, Protocol
 from pgdoorman.constants import bind_constants
 
 # Seconds. Arrivals on different threads that lie closer together than this have no order worth defending: a thread may
-# read its client's bytes later than they came by as much, a time slice or two. A backend that comes free goes to the first of the waiters of the
-# worker that freed it, unless somebody has waited longer than that one by more than this. It saves moving a client, or a
-# backend, to another worker's poller.
+# read its client's bytes later than they came by as much, a time slice or two. A backend that comes free goes to the first
+# of the waiters of the worker that freed it, unless somebody has waited longer than that one by more than this. It saves
+# moving a client, or a backend, to another worker's poller.
 BLUR: Final = 0.010
 
 
