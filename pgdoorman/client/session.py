@@ -741,14 +741,18 @@ class Session:
         if self.dismissed is not None:
             self.dismiss(self.dismissed)
 
+    @property
+    def said_nothing(self) -> bool:
+        """Whether the client has not asked anything since its login."""
+        return not (self.queries or self.singles or self.input or self.passing or self.gathered)
+
     def give_way(self) -> None:
         """Somebody waits for a backend. A client of session pooling that has had one since its login, and has not said
         anything yet, can do without it."""
         backend = self.backend
-        if backend is None or self.held or not self.worker.is_current:
+        if backend is None or self.held or not (self.said_nothing and self.worker.is_current):
             return
-        said_nothing = not (self.queries or self.singles or self.input or self.passing or self.gathered)
-        if said_nothing and backend.exchange.is_settled and backend.is_clean and not backend.out:
+        if backend.exchange.is_settled and backend.is_clean and not backend.out:
             self.give_back(backend, monotonic())
 
     # What the backend does.

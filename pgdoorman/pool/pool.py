@@ -355,9 +355,11 @@ class Pool:
             self.ledger.mark_stale(now, self.settings.server_idle_check_timeout)
         if self.settings.pool_mode is PoolMode.SESSION and self.ledger.someone_waits:
             for backend in self.ledger.members():
-                give_way, worker = getattr(backend.holder, "give_way", None), backend.worker
-                if give_way is not None and worker is not None:
-                    worker.post(give_way)
+                # Looked at from outside first: those who have said something, nearly all, need not be woken for it.
+                holder: Any = backend.holder
+                worker = backend.worker
+                if getattr(holder, "said_nothing", False) and worker is not None:
+                    worker.post(holder.give_way)
         self.functions.age(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:
