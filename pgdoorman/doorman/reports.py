@@ -2,6 +2,7 @@
 for; a row may be a moment old."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 
 from pgdoorman.backend.connection import Backend
@@ -247,23 +248,14 @@ def database_row(pools: Sequence[Pool]) -> DatabaseRow:
     """One row of SHOW DATABASES, from the pools of one database (at least one)."""
     settings = pools[0].settings
     statistics = [pool.statistics() for pool in pools]
-    return DatabaseRow(
-        name=pools[0].database,
-        host=settings.server_host,
-        port=settings.server_port,
-        database=settings.server_database,
+    paused, disabled = any(one.paused for one in statistics), any(pool.disabled for pool in pools)
+    return replace(
+        awaited_database_row(settings, paused, disabled),
         force_user=settings.server_username if settings.server_username != settings.username else None,
         pool_size=sum(pool.settings.pool_size for pool in pools),
         min_pool_size=sum(pool.settings.min_pool_size for pool in pools),
-        reserve_pool_size=settings.reserve_pool_size,
-        server_lifetime=settings.server_lifetime,
-        pool_mode=settings.pool_mode.value,
-        max_connections=settings.max_db_connections,
         current_connections=sum(one.total for one in statistics),
-        max_client_connections=settings.max_db_client_connections,
         current_client_connections=sum(pool.clients for pool in pools),
-        paused=any(one.paused for one in statistics),
-        disabled=any(pool.disabled for pool in pools),
     )
 
 
