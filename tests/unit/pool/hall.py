@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Event
 from time import monotonic, sleep
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ from pgdoorman.runtime.helpers import Helpers
 from pgdoorman.runtime.worker import Worker
 from tests.support import doorman
 from tests.support.postgres import Postgres
+from tests.unit.backend.hands import on
 
 PATIENCE = 5.0
 
@@ -101,23 +101,7 @@ class Hall:
 
     def on[T](self, worker: Worker, call: Callable[[], T]) -> T:
         """Makes a call on a worker's thread and waits for what it returns."""
-        results: list[T] = []
-        errors: list[BaseException] = []
-        done = Event()
-
-        def make() -> None:
-            try:
-                results.append(call())
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                errors.append(error)
-            finally:
-                done.set()
-
-        assert worker.post(make)
-        assert done.wait(PATIENCE), "the worker does not come to it"
-        if errors:
-            raise errors[0]
-        return results[0]
+        return on(worker, call)
 
     def ask(self, index: int = 0) -> Waiter:
         """A client at this worker asks for a backend."""
