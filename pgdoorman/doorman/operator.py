@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ from pgdoorman.control import (
     UserRow,
 )
 from pgdoorman.doorman import reports
+from pgdoorman.doorman.pauses import Pauses
 from pgdoorman.errors import ConfigError, HandoverError, PgDoormanError, ShuttingDown
 from pgdoorman.pool.pool import Pool
 
@@ -63,10 +65,10 @@ class Operator:
 
     def __init__(self, house: "Doorman") -> None:
         self._house = house
-        self._paused: set[str] = set()
-        self._all_paused = False
+        self._pauses = Pauses()
         self._disabled: set[str] = set()
-        self._draining: list[tuple[list[Pool], Completion[None]]] = []
+        self._waits_lock = Lock()
+        self._waits: list[tuple[Sequence[Pool | _Obsolete], Completion[None]]] = []
 
     # Looking.
 
@@ -74,7 +76,9 @@ class Operator:
         return self._house.identity
 
     def state(self) -> HouseState:
-        return HouseState(paused=self._all_paused, draining=self._house.draining, upgrading=self._house.upgrading)
+        return HouseState(
+            paused=self._pauses.everything, draining=self._house.draining, upgrading=self._house.upgrading
+        )
 
     def _sessions_by_pool(self) -> dict[Pool, list[Session]]:
         found: dict[Pool, list[Session]] = {}
@@ -120,8 +124,9 @@ class Operator:
             if pools:
                 rows.append(reports.database_row(pools))
             elif query is not None:
-                paused = self._all_paused or name in self._paused
-                row = reports.awaited_database_row(query.pool_of_nobody, paused, name in self._disabled)
+                row = reports.awaited_database_row(
+                    query.pool_of_nobody, self._pauses.holds(name), name in self._disabled
+                )
                 rows.append(row)
         return rows
 
@@ -235,38 +240,29 @@ class Operator:
         return self._house.registry.of_database(database)
 
     def pause(self, database: str | None) -> Completion[None]:
-        pools = self._pools_of(database)
-        if self._all_paused or (database is not None and database in self._paused):
+        self._pools_of(database)  # is there such a database?
+        if not self._pauses.begin(database):
             raise AlreadyPaused("already suspended/paused")
-        if database is None:
-            self._all_paused = True
-        else:
-            self._paused.add(database)
         log.info("PAUSE of %s", database or "all databases")
+        pools = self._pools_of(database)
         for pool in pools:
             pool.pause()
-        completion: Completion[None] = Completion()
-        self._draining.append((pools, completion))
-        self.check()
-        return completion
+        return self._when_quiet(pools)
 
     def resume(self, database: str | None) -> None:
-        pools = self._pools_of(database)
+        self._pools_of(database)
         if self._house.desk.closed:
             raise Refused("pooler is shutting down")
-        if database is None:
-            if not self._all_paused and not self._paused:
-                raise NotPaused("pooler is not paused/suspended")
-            self._all_paused = False
-            self._paused.clear()
-        else:
-            if database not in self._paused and not self._all_paused:
-                raise NotPaused(f"database {database} is not paused")
-            self._paused.discard(database)
+        if not self._pauses.end(database):
+            what = f"database {database} is not paused" if database else "pooler is not paused/suspended"
+            raise NotPaused(what)
         log.info("RESUME of %s", database or "all databases")
+        pools = self._pools_of(database)
         for pool in pools:
             pool.resume()
-        for waiting, completion in self._draining:
+        with self._waits_lock:
+            waits = list(self._waits)
+        for waiting, completion in waits:
             if any(pool in pools for pool in waiting):
                 completion.fail(NotPaused("resumed before everything was paused"))
 
@@ -279,18 +275,15 @@ class Operator:
         log.info("RECONNECT of %s", database or "all databases")
 
     def when_closed(self, database: str | None) -> Completion[None]:
-        pools = self._pools_of(database)
-        completion: Completion[None] = Completion()
-        self._draining.append(([_Obsolete(pool) for pool in pools], completion))  # type: ignore[misc]
-        self.check()
-        return completion
+        return self._when_quiet([_Obsolete(pool) for pool in self._pools_of(database)])
 
     def kill(self, database: str | None) -> None:
-        pools = self._pools_of(database)
-        if self._all_paused or (database is not None and database in self._paused):
+        self._pools_of(database)
+        if self._pauses.everything if database is None else self._pauses.holds(database):
             raise AlreadyPaused("already suspended/paused")
+        self._pauses.begin_each(self._house.registry.databases if database is None else [database])
+        pools = self._pools_of(database)
         for pool in pools:
-            self._paused.add(pool.database)
             pool.pause()
             pool.run(pool.ledger.refuse_all(REMOVED), None)
         for session in list(self._house.desk.sessions.values()):
@@ -311,18 +304,20 @@ class Operator:
         session.worker.post(partial(session.expel, FORCED))
 
     def disable(self, database: str) -> None:
+        self._pools_of(database)
+        self._disabled.add(database)
         for pool in self._pools_of(database):
             pool.disabled = True
-        self._disabled.add(database)
 
     def enable(self, database: str) -> None:
+        self._pools_of(database)
+        self._disabled.discard(database)
         for pool in self._pools_of(database):
             pool.disabled = False
-        self._disabled.discard(database)
 
     def prepare(self, pool: Pool) -> None:
         """What was asked of a database holds for a pool of it that is made later."""
-        if self._all_paused or pool.database in self._paused:
+        if self._pauses.holds(pool.database):
             pool.pause()
         pool.disabled = pool.database in self._disabled
 
@@ -381,19 +376,26 @@ class Operator:
         for pool in self._house.registry.all():
             pool.book.renew()
 
+    def _when_quiet(self, pools: Sequence["Pool | _Obsolete"]) -> Completion[None]:
+        completion: Completion[None] = Completion()
+        with self._waits_lock:
+            self._waits.append((pools, completion))
+        self.check()
+        return completion
+
     # The janitor's part.
 
     def check(self) -> None:
         """See whether what somebody waits for has happened."""
-        still = []
-        for pools, completion in self._draining:
-            if completion.done:
-                continue
-            if all(_is_quiet(pool) for pool in pools):
+        if not self._waits:
+            return
+        with self._waits_lock:
+            waits = list(self._waits)
+        for pools, completion in waits:
+            if not completion.done and all(_is_quiet(pool) for pool in pools):
                 completion.finish(None)
-            else:
-                still.append((pools, completion))
-        self._draining = still
+        with self._waits_lock:
+            self._waits = [wait for wait in self._waits if not wait[1].done]
 
 
 class _Obsolete:

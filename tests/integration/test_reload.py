@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import StartDoorman
-from tests.support.doorman import Doorman, Settings, pool, table, user
+from tests.support.doorman import ADMIN_PASSWORD, ADMIN_USER, Doorman, Settings, pool, table, user
 from tests.support.postgres import Postgres
 from tests.support.process import wait_until
 from tests.support.wire import HungUp, ServerError, Wire, WireError, bind, execute, parse, query, sync
@@ -236,6 +236,32 @@ def test_new_pools_of_a_paused_house_are_paused(doorman: Doorman) -> None:
         admin.run("resume")
         with doorman.connect("more", "alice") as client:
             assert client.value("select 1") == "1"
+
+
+def test_one_database_of_a_paused_house_is_resumed(doorman: Doorman) -> None:
+    doorman.pools["more"] = {**doorman.pools["app"], "server_database": "app"}
+    _reload(doorman)
+    with doorman.admin() as admin, doorman.connect("app", "alice") as waiting:
+        admin.run("pause")
+        admin.run("resume more")
+        assert {(row["database"], row["paused"]) for row in doorman.show("pools")} == {("app", "1"), ("more", "0")}
+        with doorman.connect("pgbouncer", ADMIN_USER, ADMIN_PASSWORD) as console:
+            shown = {row["name"]: row["paused"] for row in table(console, "show databases")}
+            assert (shown["app"], shown["more"]) == ("1", "0")
+            state = {row["key"]: row["value"] for row in table(console, "show state")}
+            assert state["paused"] == "no", "not everything is"
+        with doorman.connect("more", "alice") as client:
+            assert client.value("select 1") == "1"
+        waiting.send(query("select 2"))
+        wait_until(lambda: {row["cl_waiting"] for row in doorman.show("pools")} == {"0", "1"}, 10, "it to wait")
+        # A pool that comes now belongs to what is paused; a new one of a database keeps what was said of that.
+        doorman.pools["third"] = {**doorman.pools["app"], "server_database": "app"}
+        doorman.pools["more"]["users"] = [user("alice"), user("bob")]
+        _reload(doorman)
+        paused = {(row["database"], row["paused"]) for row in doorman.show("pools")}
+        assert paused == {("app", "1"), ("more", "0"), ("third", "1")}
+        admin.run("resume")
+        assert [reply.kind for reply in waiting.receive_until("Z")] == ["T", "D", "C", "Z"]
 
 
 # Bad files.
