@@ -8,6 +8,7 @@ from pgdoorman.admin.listing import Field, Table, int4, local_time, microseconds
 from pgdoorman.admin.plans import Asker
 from pgdoorman.control import BackendRow, ClientRow, ConnectionCounts
 from pgdoorman.protocol.results import NUMERIC, Column, Value
+from pgdoorman.transport.socket_states import COUNTS
 
 # --- connections ----------------------------------------------------------------------------------------------------
 
@@ -152,30 +153,6 @@ SERVERS_PGBOUNCER: Final = Table(_backend_sockets, _SOCKET_FIELDS)
 SOCKETS_PGBOUNCER: Final = Table(_all_sockets, _SOCKET_FIELDS + _BUFFER_FIELDS)
 ACTIVE_SOCKETS: Final = Table(_busy_sockets, _SOCKET_FIELDS + _BUFFER_FIELDS)
 
-_TCP_STATES: Final = (
-    "established",
-    "syn_sent",
-    "syn_recv",
-    "fin_wait1",
-    "fin_wait2",
-    "time_wait",
-    "close",
-    "close_wait",
-    "last_ack",
-    "listen",
-    "closing",
-    "new_syn_recv",
-    "bound_inactive",
-)
-_SOCKET_COUNTS: Final = (
-    *(f"tcp_{state}" for state in _TCP_STATES),
-    *(f"tcp6_{state}" for state in _TCP_STATES),
-    *(f"unix_{state}" for state in ("free", "unconnected", "connecting", "connected", "disconnecting")),
-    "unix_dgram",
-    "unix_seq_packet",
-    "unknown",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class _SocketCounts:
@@ -183,11 +160,11 @@ class _SocketCounts:
 
     @property
     def columns(self) -> Sequence[Column]:
-        return [Column(name, NUMERIC) for name in _SOCKET_COUNTS]
+        return [Column(name, NUMERIC) for name in COUNTS]
 
     def rows(self, asker: Asker) -> Sequence[Sequence[Value]]:
         counts = asker.overview.socket_counts()
-        return [[counts.get(name, 0) for name in _SOCKET_COUNTS]]
+        return [[counts.get(name, 0) for name in COUNTS]]
 
 
 SOCKETS_PGDOORMAN: Final = _SocketCounts()

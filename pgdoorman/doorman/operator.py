@@ -34,6 +34,7 @@ from pgdoorman.control import (
     NoSuchClient,
     NoSuchDatabase,
     NotPaused,
+    NotSupported,
     PoolCoordinatorRow,
     PoolMemoryRow,
     PoolRow,
@@ -50,6 +51,7 @@ from pgdoorman.doorman import reports
 from pgdoorman.doorman.pauses import Pauses
 from pgdoorman.errors import ConfigError, HandoverError, PgDoormanError, ShuttingDown
 from pgdoorman.pool.pool import Pool
+from pgdoorman.transport.socket_states import count_sockets
 
 if TYPE_CHECKING:
     from pgdoorman.doorman.house import Doorman
@@ -161,7 +163,7 @@ class Operator:
 
     def memory(self) -> Sequence[MemoryRow]:
         sessions = list(self._house.desk.sessions.values())
-        held = sum(len(session.input) + len(session.out) for session in sessions)
+        held = sum(reports.unread_bytes(session) + len(session.out) for session in sessions)
         budget = self._house.budget
         return [
             MemoryRow(name="process", used=1, total=resident_bytes()),
@@ -170,7 +172,10 @@ class Operator:
         ]
 
     def socket_counts(self) -> Mapping[str, int]:
-        return {}
+        try:
+            return count_sockets()
+        except OSError as error:
+            raise NotSupported(f"the system does not tell of sockets: {error.strerror}") from error
 
     def prepared_statements(self) -> Sequence[PreparedRow]:
         return [row for pool in self._house.registry.all() for row in reports.prepared_rows(pool)]

@@ -31,6 +31,7 @@ from pgdoorman.pool.switchboard import Switchboard
 from pgdoorman.protocol import codes
 from pgdoorman.stats.counters import total
 from pgdoorman.stats.histogram import add_up
+from pgdoorman.transport.peer import local_end
 
 
 def state_of(session: Session) -> str:
@@ -38,6 +39,12 @@ def state_of(session: Session) -> str:
     if session.held & WAITING:
         return "waiting"
     return "active" if session.backend is not None else "idle"
+
+
+def unread_bytes(session: Session) -> int:
+    """What a client has sent and nobody has dealt with yet."""
+    gathered = session.gathered
+    return len(session.input) + (len(gathered) if gathered is not None else 0)
 
 
 def pool_row(pool: Pool, sessions: Sequence[Session]) -> PoolRow:
@@ -96,6 +103,7 @@ def client_row(session: Session, clock: float) -> ClientRow:
     busy = session.query_began or 0.0
     waiting = bool(session.held & WAITING)
     began = session.waiting_since if waiting else busy
+    local_address, local_port = local_end(session.sock)
     return ClientRow(
         id=session.id,
         database=session.pool.database,
@@ -106,6 +114,8 @@ def client_row(session: Session, clock: float) -> ClientRow:
         pinned=", ".join(sorted(session.pins)),
         address=session.address.address,
         port=session.address.port,
+        local_address=local_address,
+        local_port=local_port,
         tls=session.tls,
         process_id=session.address.process_id,
         backend_id=backend.id if backend is not None else None,
@@ -117,7 +127,7 @@ def client_row(session: Session, clock: float) -> ClientRow:
         queries=session.queries + session.singles,
         errors=session.errors,
         prepared_statements=len(session.names) if session.names is not None else 0,
-        unread_bytes=len(session.input),
+        unread_bytes=unread_bytes(session),
         unsent_bytes=len(session.out),
     )
 
@@ -125,6 +135,7 @@ def client_row(session: Session, clock: float) -> ClientRow:
 def passage_row(passage: Passage, clock: float) -> ClientRow:
     """The row of a replication client."""
     backend = passage.backend
+    local_address, local_port = local_end(passage.sock)
     return ClientRow(
         id=passage.id,
         database=passage.pool.database,
@@ -133,6 +144,8 @@ def passage_row(passage: Passage, clock: float) -> ClientRow:
         state="login" if backend is None else "active",
         address=passage.address.address,
         port=passage.address.port,
+        local_address=local_address,
+        local_port=local_port,
         tls=passage.arrived.tls,
         replication=passage.kind.name.lower(),
         process_id=passage.address.process_id,
@@ -145,6 +158,7 @@ def passage_row(passage: Passage, clock: float) -> ClientRow:
 
 def console_row(console: ConsoleSession, clock: float) -> ClientRow:
     """The row of a console client."""
+    local_address, local_port = local_end(console.sock)
     return ClientRow(
         id=console.id,
         database=console.database,
@@ -153,6 +167,8 @@ def console_row(console: ConsoleSession, clock: float) -> ClientRow:
         state="active",
         address=console.address.address,
         port=console.address.port,
+        local_address=local_address,
+        local_port=local_port,
         tls=console.tls,
         process_id=console.address.process_id,
         connected_at=console.connected_at + clock,
@@ -176,6 +192,7 @@ def backend_row(backend: Backend, pool: Pool, clock: float) -> BackendRow:
         state, replication = "active", holder.kind.name.lower()
     elif isinstance(holder, Switchboard):
         state = "listening"
+    local_address, local_port = local_end(backend.sock)
     return BackendRow(
         id=backend.id,
         database=pool.database,
@@ -185,6 +202,8 @@ def backend_row(backend: Backend, pool: Pool, clock: float) -> BackendRow:
         activity="read" if backend.exchange.entries else "idle",
         address=backend.address.host,
         port=backend.address.port,
+        local_address=local_address,
+        local_port=local_port,
         tls=backend.tls,
         process_id=backend.process_id,
         replication=replication,
@@ -202,6 +221,7 @@ def backend_row(backend: Backend, pool: Pool, clock: float) -> BackendRow:
         prepared_hits=backend.names.hits,
         prepared_misses=backend.names.misses,
         prepared_statements=len(backend.names),
+        unread_bytes=len(backend.tail),
         unsent_bytes=len(backend.out),
     )
 

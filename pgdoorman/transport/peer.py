@@ -1,4 +1,4 @@
-"""Who is at the other end of an accepted socket."""
+"""Who is at the other end of a socket, and where ours is."""
 
 import socket
 import struct
@@ -32,7 +32,24 @@ def peer_of(sock: socket.socket, address: Any) -> Peer:
         except OSError:
             process_id, user_id = 0, -1
         return Peer("unix", 0, True, process_id, user_id)
+    return Peer(*_address(address))
+
+
+def local_end(sock: socket.socket | None) -> tuple[str, int]:
+    """Address and port of our end of a socket: an IP address, or `unix` and 0. ("", 0) for one that is closed.
+
+    May be asked by a thread that does not own the socket: it is one look that changes nothing.
+    """
+    try:
+        if sock is None:
+            return "", 0
+        return ("unix", 0) if sock.family == socket.AF_UNIX else _address(sock.getsockname())
+    except OSError:
+        return "", 0
+
+
+def _address(address: Any) -> tuple[str, int]:
     host, port = str(address[0]), int(address[1])
     if host.startswith("::ffff:") and "." in host:
         host = host[7:]  # an IPv4 client on an IPv6 listener is an IPv4 client
-    return Peer(host.partition("%")[0], port)
+    return host.partition("%")[0], port

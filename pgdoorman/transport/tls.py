@@ -270,6 +270,9 @@ class TlsSocket:
     def fileno(self) -> int:
         return self._plain.fileno()
 
+    def getsockname(self) -> Any:
+        return self._plain.getsockname()
+
     def gettimeout(self) -> float | None:
         return self._timeout
 
