@@ -270,10 +270,10 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if passed:
                 session.errors += 1
                 backend.errors += 1
-                session.counters.errors += 1
                 if b"deallocate" in session.recent.lower():
                     session.suspect |= stickiness.LOOK  # in a block of code it takes effect although that fails
                 frame = data[position:end]
+                session.counters.count_error(frame)
                 if PREFIX in frame:
                     if b"\0C26000\0" in frame:
                         backend.names.forget_named(frame)

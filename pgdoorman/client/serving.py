@@ -211,9 +211,10 @@ _ABORTED: Final = _Aborted("current transaction is aborted, commands ignored unt
 def refuse(session: "Session", reason: PgDoormanError) -> None:
     """No backend for the request at the head of the input: answer it with the error. A Query is over then; of an extended
     one everything up to the Sync is skipped."""
-    session.counters.errors += 1
+    message = error_message(reason, "ERROR")
+    session.counters.count_error(message)
     session.errors += 1
-    session.tell(error_message(reason, "ERROR"))
+    session.tell(message)
     data, session.input = session.input, b""
     if session.gathered is not None:
         data = bytes(session.gathered)

@@ -786,8 +786,7 @@ class Session:
         backend.holder = None
         self.pool.discard(backend, self.worker)
         if error is not None and not self.held & GONE:
-            self.counters.errors += 1
-            self.tell(error_message(error, "FATAL"))
+            self._tell_error(error_message(error, "FATAL"))
         self._end()
 
     def lose_backend(self, backend: Backend) -> None:
@@ -849,14 +848,17 @@ class Session:
 
     # Going.
 
+    def _tell_error(self, message: bytes) -> None:
+        self.counters.count_error(message)
+        self.tell(message)
+
     def lost(self) -> None:
         """The client's connection is gone, or it said goodbye."""
         self._end()
 
     def violate(self, violation: ProtocolViolation) -> None:
         """The client broke the protocol: tell it and close, as PostgreSQL does."""
-        self.counters.errors += 1
-        self.tell(error_message(violation))
+        self._tell_error(error_message(violation))
         self._end()
 
     def dismiss(self, reason: PgDoormanError) -> None:
@@ -882,7 +884,7 @@ class Session:
             return  # a block that has been begun, though no backend knows of it yet
         if self.out and self.backend is None:
             return  # asked again when it has taken that: what is unsent when we close is lost
-        self.tell(error_message(reason, "FATAL"))
+        self._tell_error(error_message(reason, "FATAL"))
         self._end()
 
     def dismiss_later(self, reason: PgDoormanError) -> None:
@@ -900,13 +902,13 @@ class Session:
         if self._is_elsewhere(partial(self.expel, reason)) or self.held & GONE:
             return
         self.held &= ~WAITING
-        self.tell(error_message(reason, "FATAL"))
+        self._tell_error(error_message(reason, "FATAL"))
         self._end()
 
     def on_crash(self, error: Exception) -> None:
         """The worker's guard: handling this client went wrong."""
         if not self.held & GONE:
-            self.tell(error_response("internal error", sqlstate="XX000", severity="FATAL"))
+            self._tell_error(error_response("internal error", sqlstate="XX000", severity="FATAL"))
             self._end()
 
     def _end(self) -> None:

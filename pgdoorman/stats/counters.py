@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pgdoorman.stats.histogram import SIZE, Histogram, add_up, percentile
-from pgdoorman.stats.rows import Percentiles, Traffic, TrafficReport
+from pgdoorman.stats.rows import ERROR_KINDS, Percentiles, Traffic, TrafficReport, error_kind
+
+NO_ERRORS = (0,) * len(ERROR_KINDS)
 
 
 class TrafficCounters:
@@ -19,6 +21,7 @@ class TrafficCounters:
         "binds",
         "client_parses",
         "errors",
+        "errors_by_kind",
         "logins",
         "queries",
         "query_time",
@@ -55,9 +58,18 @@ class TrafficCounters:
         self.binds = 0
         self.logins = 0
         self.errors = 0
+        self.errors_by_kind = [0] * len(ERROR_KINDS)
         self.query_times = Histogram()
         self.transaction_times = Histogram()
         self.wait_times = Histogram()
+
+    def count_error(self, message: bytes) -> None:
+        """A client is sent this ErrorResponse (protocol, 55.8)."""
+        # Each field is a letter and a text that ends with a zero, so a zero and a C are nothing but the code; of the
+        # length in front of the fields only the last byte may be that zero.
+        at = 6 if message[5:6] == b"C" else message.find(b"\0C", 4) + 2
+        self.errors += 1
+        self.errors_by_kind[error_kind(message[at : at + 5])] += 1
 
 
 def total(counters: Iterable[TrafficCounters]) -> Traffic:
@@ -124,6 +136,7 @@ class Period:
             queries=queries,
             transactions=transactions,
             waits=waits,
+            errors=tuple(map(sum, zip(*(part.errors_by_kind for part in counters), strict=True))) or NO_ERRORS,
         )
 
 

@@ -5,7 +5,7 @@ subtracted over time, so an average is always computed last, from a difference: 
 """
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -55,6 +55,18 @@ def total(rows: Iterable[Traffic]) -> Traffic:
     return sum(rows, start=Traffic())
 
 
+# By which SQLSTATEs errors are told apart: the connection, resources, the operator's doing, a failed block, a statement
+# that does not exist.
+ERROR_KINDS = ("08", "53", "57", "25P02", "26000", "other")
+_CLASSES = {kind.encode(): place for place, kind in enumerate(ERROR_KINDS) if len(kind) == 2}
+_STATES = {kind.encode(): place for place, kind in enumerate(ERROR_KINDS) if len(kind) == 5 and kind != "other"}
+
+
+def error_kind(sqlstate: bytes) -> int:
+    """The place in ERROR_KINDS of a SQLSTATE."""
+    return _STATES.get(sqlstate, _CLASSES.get(sqlstate[:2], len(ERROR_KINDS) - 1))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Percentiles:
     """Microseconds within which 50, 90, 95 and 99 of 100 samples of the last period stayed; 0 without samples."""
@@ -77,6 +89,8 @@ class TrafficReport:
     queries: Percentiles = Percentiles()
     transactions: Percentiles = Percentiles()
     waits: Percentiles = Percentiles()
+    errors: Sequence[int] = (0,) * len(ERROR_KINDS)
+    """`total.errors` by ERROR_KINDS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from pgdoorman.control import LatencyRow, Overview, PoolRow
 from pgdoorman.stats.histogram import SIZE, bucket_of
+from pgdoorman.stats.rows import ERROR_KINDS
 
 PREFIX = "pg_doorman_"
 POOL = ("user", "database")
@@ -185,6 +186,16 @@ def _of_pools(rows: Sequence[PoolRow]) -> Iterator[Metric]:
         ("direction", *POOL),
         [((word, row.user, row.database), read(row)) for row in pools for word, read in both],
     )
+    yield _counter(
+        "pools_errors",
+        "Error messages that clients were sent, by SQLSTATE or its class.",
+        ("sqlstate", *POOL),
+        [
+            ((kind, row.user, row.database), number)
+            for row in pools
+            for kind, number in zip(ERROR_KINDS, row.traffic.errors, strict=True)
+        ],
+    )
     for name, meaning, which in (
         ("pools_queries_percentile", "Duration of queries in the last period, in ms.", "queries"),
         ("pools_transactions_percentile", "Duration of transactions in the last period, in ms.", "transactions"),
@@ -242,7 +253,6 @@ _GAUGES: tuple[tuple[str, str, Read], ...] = (
 _COUNTERS: tuple[tuple[str, str, Read], ...] = (
     ("pools_queries", "Queries.", lambda row: row.traffic.total.queries),
     ("pools_transactions", "Transactions.", lambda row: row.traffic.total.transactions),
-    ("pools_errors", "Error messages that clients were sent.", lambda row: row.traffic.total.errors),
     ("pools_logins", "Clients that have logged in.", lambda row: row.traffic.total.logins),
 )
 

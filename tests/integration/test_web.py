@@ -14,7 +14,7 @@ from tests.integration.conftest import StartDoorman
 from tests.support.doorman import Doorman, pool, user
 from tests.support.postgres import Postgres
 from tests.support.process import DidNotStart, free_port, wait_until
-from tests.support.wire import Wire, query
+from tests.support.wire import Wire, bind, query, sync
 from tests.unit.config.test_examples import health_check
 
 Asked = tuple[int, str]
@@ -68,6 +68,10 @@ def test_numbers_are_those_of_the_work(metered: Metered) -> None:
         for _ in range(5):
             client.value("select 1")
         assert [reply.kind for reply in client.ask(query("select 1/0"))] == ["E", "Z"]
+        client.ask(bind("", "never parsed"), sync())
+        client.ask(query("begin; select 1/0"))
+        client.ask(query("select 1"))
+        client.ask(query("rollback"))
         client.ask(query("begin"))
         client.value("select 2")
         assert metered.value("pools_clients", status="active", **ALICE) == 1
@@ -78,13 +82,15 @@ def test_numbers_are_those_of_the_work(metered: Metered) -> None:
     wait_until(lambda: metered.value("pools_clients", status="idle", **ALICE) == 0, 10, "the clients to be gone")
     rows = {row["user"]: row for row in metered.doorman.show("stats")}
     assert metered.value("pools_queries_total", **ALICE) == int(rows["alice"]["total_query_count"] or 0) >= 8
-    assert metered.value("pools_transactions_total", **ALICE) == 8
-    assert metered.value("pools_errors_total", **ALICE) == 1
+    assert metered.value("pools_transactions_total", **ALICE) == 10
+    errors = {kind: metered.value("pools_errors_total", sqlstate=kind, **ALICE) for kind in ("other", "26000", "25P02")}
+    assert errors == {"other": 2, "26000": 1, "25P02": 1}
+    assert int(rows["alice"]["total_errors"] or 0) == 4
     assert metered.value("pools_logins_total", **ALICE) == 2
     assert metered.value("pools_bytes_total", direction="sent", **ALICE) > 100
     assert metered.value("pools_query_duration_seconds_count", **ALICE) == metered.value("pools_queries_total", **ALICE)
     assert metered.value("pools_query_duration_seconds_sum", **ALICE) > 0
-    assert metered.value("pools_transaction_duration_seconds_bucket", le="+Inf", **ALICE) == 8
+    assert metered.value("pools_transaction_duration_seconds_bucket", le="+Inf", **ALICE) == 10
     assert metered.value("pools_queries_total", user="bob", database="app") == 0
     assert metered.value("connections_total", type="plain") >= 3
     assert metered.value("total_memory") > 10_000_000

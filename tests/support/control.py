@@ -59,6 +59,7 @@ TRAFFIC = TrafficReport(
     recent_seconds=15.0,
     queries=Percentiles(p50=1, p90=2, p95=3, p99=4),
     transactions=Percentiles(p50=5, p90=6, p95=7, p99=8),
+    errors=(0, 0, 3, 0, 0, 5),
 )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 from threading import Barrier, Thread
 
+from pgdoorman.protocol.results import error_response
 from pgdoorman.stats.counters import Period, TrafficCounters, total
-from pgdoorman.stats.rows import Percentiles, Traffic
+from pgdoorman.stats.rows import ERROR_KINDS, Percentiles, Traffic
 
 
 def counted() -> TrafficCounters:
@@ -117,3 +118,35 @@ def test_sums_never_go_backwards_while_they_are_counted() -> None:
     period.close(parts, 2.0)
     assert seen + period.recent.queries == 4 * rounds
     assert sum(period.counts[0]) == 4 * rounds
+
+
+def test_errors_are_told_apart_by_sqlstate() -> None:
+    one, other = TrafficCounters(), TrafficCounters()
+    for sqlstate in ("08006", "53300", "57P01", "57014", "25P02", "26000", "25P01", "42601", "XX000"):
+        one.count_error(error_response("no", sqlstate=sqlstate, severity="FATAL"))
+    other.count_error(error_response("no", sqlstate="57P03", severity="FATAL"))
+    errors = Period(0.0).report([one, other]).errors
+    assert dict(zip(ERROR_KINDS, errors, strict=True)) == {
+        "08": 1, "53": 1, "57": 3, "25P02": 1, "26000": 1, "other": 3,
+    }  # fmt: skip
+    assert total([one, other]).errors == sum(errors) == 10
+    assert sum(Period(0.0).report([]).errors) == 0
+
+
+def test_the_code_is_found_whatever_stands_around_it() -> None:
+    """Among the lengths are those of which the last byte is a C, and those of which it is a zero."""
+    layouts = (b"SERROR\0C53300\0M%s\0\0", b"C53300\0SERROR\0M%s\0\0", b"M%s\0SERROR\0C53300\0\0")
+    for length in range(32, 1100):
+        text = (b"C57014 C" * length)[: length - 4 - len(b"SERROR\0C53300\0M\0\0")]
+        for layout in layouts:
+            body = layout % text
+            counters = TrafficCounters()
+            counters.count_error(b"E" + (len(body) + 4).to_bytes(4) + body)
+            assert counters.errors_by_kind == [0, 1, 0, 0, 0, 0], (length, layout)
+
+
+def test_an_error_without_a_code_counts_too() -> None:
+    counters = TrafficCounters()
+    for body in (b"", b"\0", b"SERROR\0\0", b"C", b"SERROR\0C"):
+        counters.count_error(b"E" + (len(body) + 4).to_bytes(4) + body)
+    assert counters.errors_by_kind == [0, 0, 0, 0, 0, 5]

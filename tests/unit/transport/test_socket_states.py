@@ -78,7 +78,7 @@ def test_an_odd_table_is_no_accident(tmp_path: Path) -> None:
 
 
 def test_a_system_that_does_not_tell(tmp_path: Path) -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         count_sockets(tmp_path)
 
 
