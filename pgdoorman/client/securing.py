@@ -12,8 +12,8 @@ from pgdoorman.errors import PgDoormanError
 from pgdoorman.runtime.poller import HANG_UP, NOTHING, READ
 from pgdoorman.runtime.timers import Timer
 from pgdoorman.runtime.worker import Worker
-from pgdoorman.transport.tls import TlsFailed
 from pgdoorman.transport.tls_accept import ClientHandshake, TlsDoor
+from pgdoorman.transport.tls_socket import TlsFailed
 
 
 class Securing:

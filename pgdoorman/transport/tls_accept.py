@@ -14,7 +14,8 @@ from pgdoorman.transport.certificates import (
     end_point_binding,
     read_material,
 )
-from pgdoorman.transport.tls import ALPN, TlsContext, TlsFailed, TlsSocket
+from pgdoorman.transport.tls import ALPN, TlsContext
+from pgdoorman.transport.tls_socket import TlsFailed, TlsSocket
 
 log = logging.getLogger(__name__)
 

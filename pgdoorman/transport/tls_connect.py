@@ -13,7 +13,8 @@ from pgdoorman.transport.certificates import TlsMaterial, end_point_binding, hos
 from pgdoorman.transport.connect import Address
 
 if TYPE_CHECKING:
-    from pgdoorman.transport.tls import TlsContext, TlsSocket
+    from pgdoorman.transport.tls import TlsContext
+    from pgdoorman.transport.tls_socket import TlsSocket
 
 _VERIFYING = (ServerTlsMode.VERIFY_CA, ServerTlsMode.VERIFY_FULL)
 _INSISTING = (ServerTlsMode.REQUIRE, *_VERIFYING)
@@ -74,7 +75,7 @@ class TlsConnector:
         return self._wait_shaken(sock, address, deadline)
 
     def _wait_shaken(self, sock: socket.socket, address: Address, deadline: float) -> "TlsSocket":
-        from pgdoorman.transport.tls import TlsFailed  # noqa: PLC0415
+        from pgdoorman.transport.tls_socket import TlsFailed  # noqa: PLC0415
 
         secured = self._made().wrap(sock, _server_name(address.host))
         try:

@@ -14,8 +14,9 @@ from pgdoorman.config.settings import ClientTlsSettings, TlsFiles, TlsMode
 from pgdoorman.errors import PgDoormanError
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.certificates import read_material
-from pgdoorman.transport.tls import TlsContext, TlsFailed, TlsSocket
+from pgdoorman.transport.tls import TlsContext
 from pgdoorman.transport.tls_accept import ClientHandshake, TlsDoor, open_tls_door
+from pgdoorman.transport.tls_socket import TlsFailed, TlsSocket
 from tests.support.certificates import Authority
 
 PATIENCE = 10.0

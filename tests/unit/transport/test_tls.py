@@ -16,10 +16,11 @@ from OpenSSL import SSL
 
 from pgdoorman.config.settings import TlsFiles, TlsVersion
 from pgdoorman.errors import ConfigError
-from pgdoorman.transport import tls
+from pgdoorman.transport import tls, tls_socket
 from pgdoorman.transport.certificates import read_material
 from pgdoorman.transport.sockets import DONT_WAIT
-from pgdoorman.transport.tls import RECORD, FastTlsSocket, TlsContext, TlsFailed, TlsSocket
+from pgdoorman.transport.tls import TlsContext
+from pgdoorman.transport.tls_socket import RECORD, FastTlsSocket, TlsFailed, TlsSocket
 from tests.support.certificates import Authority, Pair, self_signed
 
 PATIENCE = 10.0
@@ -46,14 +47,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type
     """Both kinds of socket: one module's private names may move, and then the other kind has to do."""
     if request.param == "with shortcuts":
         return FastTlsSocket
-    monkeypatch.setattr(tls, "FastTlsSocket", TlsSocket)
+    monkeypatch.setattr(tls, "tls_socket", TlsSocket)
     return TlsSocket
 
 
 def test_the_shortcuts_are_there() -> None:
     """They use private names of pyOpenSSL's: a new version without them would be slower, and nobody would notice."""
-    assert tls._scratch is not None
-    assert tls._read is not None
+    assert tls_socket._scratch is not None
+    assert tls_socket._read is not None
 
 
 def shake(server: TlsContext, client: TlsContext, name: str = "localhost") -> tuple[TlsSocket, TlsSocket]:
@@ -277,23 +278,25 @@ class Stuck:
         raise SSL.WantWriteError
 
 
-def test_a_peer_that_does_not_read_what_tls_says(
-    pair: tuple[TlsSocket, TlsSocket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_that_does_not_read_what_tls_says(pair: tuple[TlsSocket, TlsSocket]) -> None:
     """It keeps the poller busy by what it sends: for some seconds, not for good."""
     one, _ = pair
-    now = 1000.0
-    monkeypatch.setattr(tls, "monotonic", lambda: now)
     sock = TlsSocket(Stuck(), one._plain)  # type: ignore[arg-type]
-    for _ in range(2):
-        for _ in range(9):
+
+    def tries(times: int, apart: float) -> None:
+        for _ in range(times):
             with pytest.raises(BlockingIOError):
                 sock.recv(RECORD, DONT_WAIT)
-            now += 0.5
-        now += 60.0  # it has read meanwhile: patience begins anew
-    with pytest.raises(BlockingIOError):
-        sock.recv(RECORD, DONT_WAIT)
-    now += 6.0
+            passes(apart)
+
+    def passes(seconds: float) -> None:
+        sock._stuck_since -= seconds
+        sock._stuck_at -= seconds
+
+    for _ in range(2):
+        tries(9, 0.5)
+        passes(60.0)  # it has read meanwhile: patience begins anew
+    tries(1, 6.0)
     with pytest.raises(ConnectionResetError, match="does not read"):
         sock.recv(RECORD, DONT_WAIT)
 
