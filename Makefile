@@ -3,11 +3,15 @@
 # The program and its tests need the GIL off before OpenSSL's bindings are imported (they would switch it on).
 python := .venv/bin/python -X gil=0
 
+# Most of the time the tests wait, so more of them at a time than there are cores. Somebody who asks for a few wants to see
+# them as they come, perhaps with --pdb.
+JOBS ?= $(if $(ARGS),0,4)
+
 .PHONY: help setup run test check format bench clean
 
 help:
 	@echo 'make run     a demo: PostgreSQL with pgdoorman in front of it, until Ctrl-C'
-	@echo 'make test    every test                   (ARGS="-k name" are passed on to pytest)'
+	@echo 'make test    every test, JOBS=4 at a time (ARGS="-k name": some of them, one at a time unless JOBS says more)'
 	@echo 'make check   lint, format, types, and which way imports go'
 	@echo 'make format  put the format right and mend what lint can mend'
 	@echo 'make bench   side-by-side benchmark       (ARGS="--help" lists its options)'
@@ -20,7 +24,7 @@ run: setup
 	@.venv/bin/pgdoorman demo $(ARGS)
 
 test: setup
-	$(python) -m pytest -q $(ARGS)
+	$(python) -m pytest -q -n $(JOBS) $(ARGS)
 
 check: setup
 	.venv/bin/ruff check

@@ -139,7 +139,7 @@ class Doorman:
 
     # -- life --
 
-    def start(self, patience: float = 30.0) -> None:
+    def start(self, patience: float = 60.0) -> None:
         """Writes the configuration, starts, waits until it accepts. Raises DidNotStart with the log."""
         self.write_config()
         self._process = Process(
@@ -317,7 +317,7 @@ class PgBouncer(Doorman):
     def command(self) -> list[str]:
         return [shutil.which("pgbouncer") or "/usr/sbin/pgbouncer", str(self.config_file)]
 
-    def start(self, patience: float = 30.0) -> None:
+    def start(self, patience: float = 60.0) -> None:
         self.write_config()
         self._process = Process(self.command(), self.log_file, user=self._user)
         self._process.wait_ready(self._accepts, patience)
@@ -329,7 +329,7 @@ class PgBouncer(Doorman):
 class PostgresItself(Doorman):
     """Nothing in between: clients of a pool talk to the server behind it."""
 
-    def start(self, patience: float = 30.0) -> None:
+    def start(self, patience: float = 60.0) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_file.touch()
         self.port = int(next(iter(self.pools.values()))["server_port"])

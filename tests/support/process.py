@@ -1,6 +1,8 @@
 """A child process that a test starts: its log, its descriptors and its memory, and a sure end."""
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,12 +18,17 @@ class DidNotStart(Exception):
     """A process ended, or did not become ready in time. The message ends with its log."""
 
 
+_lot = random.SystemRandom()  # not that of all, which Hypothesis resets
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nobody listens on at this moment. It is none that the system gives to outgoing
+    connections, and drawn by lot: other tests, at work beside this one, are unlikely to take it until it is used."""
+    while True:
+        port = _lot.randrange(10_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], patience: float, what: str, pause: float = 0.02) -> None:

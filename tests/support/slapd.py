@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.support.process import free_port
+
 SLAPD = shutil.which("slapd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/openldap")
 SCHEMAS = Path("/etc/ldap/schema")
 MISSING = "" if SLAPD is not None and SCHEMAS.is_dir() else "slapd is not installed (Debian: apt-get install slapd)"
@@ -118,11 +120,6 @@ def _certificate(directory: Path) -> None:
     (directory / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
-
-
 @contextlib.contextmanager
 def running_slapd(anonymous: str = "read") -> Iterator[Directory]:
     """Runs until the end of the block. `anonymous` is what somebody may do who has not said a name."""
@@ -144,7 +141,7 @@ def _running(directory: Path, anonymous: str) -> Iterator[Directory]:
         capture_output=True,
         timeout=60,
     )
-    port, tls_port = _free_ports()
+    port, tls_port = free_port(), free_port()
     listeners = f"ldap://127.0.0.1:{port} ldap://127.0.0.2:{port} ldaps://127.0.0.1:{tls_port}"
     process = subprocess.Popen([SLAPD, "-d", "0", "-f", str(configuration), "-h", listeners])
     try:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from threading import Barrier, Event, Thread
+from time import sleep
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_closing_helpers_among_submissions(seed: int) -> None:
 
         def submit(helpers: Helpers = helpers) -> None:
             while helpers.submit(lambda: None):
-                pass
+                sleep(0.00001)  # locks are not fair: without a pause the closing thread may have to wait for long
 
         def close(helpers: Helpers = helpers, pause: float = pause) -> None:
             Event().wait(pause)

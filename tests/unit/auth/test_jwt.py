@@ -310,6 +310,7 @@ def test_a_file_with_one_key(tmp_path: Path, data: bytes) -> None:
         b'{"a":' * 50_000,
         public_pem(RSA)[:100],
     ],
+    ids=range(14),
 )
 def test_files_without_a_key_that_can_be_used(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "key").write_bytes(data)

@@ -72,7 +72,11 @@ def test_guarded_names_cannot_be_ours_and_come_back(name: bytes) -> None:
     assert guard_name(STAND_IN_NAME) != STAND_IN_NAME
 
 
-@pytest.mark.parametrize("guessed", [new_name(), STAND_IN_NAME, PREFIX + b"7", PREFIX + b"x", PREFIX + b"7xx"])
+@pytest.mark.parametrize(
+    "guessed",
+    [new_name(), STAND_IN_NAME, PREFIX + b"7", PREFIX + b"x", PREFIX + b"7xx"],
+    ids=("new", "stand-in", "number", "letter", "both"),
+)
 def test_a_client_that_guesses_our_prefix_gets_its_own_name_back(guessed: bytes) -> None:
     frame = error(b'Mprepared statement "%b" does not exist' % guard_name(guessed))
     assert restore_names(frame, lambda _: None) == error(b'Mprepared statement "%b" does not exist' % guessed)
