@@ -21,6 +21,7 @@ _APPLIES: Final = (
 )
 
 _EXTENDED_ARG: Final = dis.opmap["EXTENDED_ARG"]
+_JUMP_FORWARD: Final = dis.opmap["JUMP_FORWARD"]
 _LOAD_CONST: Final = dis.opmap["LOAD_CONST"]
 _LOAD_GLOBAL: Final = dis.opmap["LOAD_GLOBAL"]
 _NOP: Final = dis.opmap["NOP"]
@@ -96,10 +97,15 @@ def _bound(code: CodeType, known: Mapping[str, object]) -> CodeType:
 
 
 def _loading(index: int, *, null: bool) -> bytes:
-    """The constant, and below a call the NULL that it wants above its callable; padded to the size of a LOAD_GLOBAL."""
+    """The constant, and below a call the NULL that it wants above its callable; padded to the size of a LOAD_GLOBAL. The
+    padding is jumped over: each NOP would cost a dispatch of its own."""
     units = [(_EXTENDED_ARG, index >> 8)] if index > 255 else []
     units.append((_LOAD_CONST, index & 255))
     if null:
         units.append((_PUSH_NULL, 0))
-    units += [(_NOP, 0)] * (_UNITS - len(units))
+    padding = _UNITS - len(units)
+    if padding > 1:
+        units.append((_JUMP_FORWARD, padding - 1))
+        padding -= 1
+    units += [(_NOP, 0)] * padding
     return bytes(byte for unit in units for byte in unit)

@@ -38,6 +38,7 @@ from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, pars
 from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
 from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement, absent
 from pgdoorman.protocol import codes
+from pgdoorman.protocol.codes import SYNC_MESSAGE
 from pgdoorman.protocol.exchange import (
     A_BIND,
     A_CLOSE,
@@ -47,6 +48,7 @@ from pgdoorman.protocol.exchange import (
     A_PARSE,
     A_QUERY,
     A_SEGMENT,
+    A_STANDING_IN_SEGMENT,
     A_SYNC,
     AN_EXECUTE,
     BIND,
@@ -54,7 +56,6 @@ from pgdoorman.protocol.exchange import (
     EXECUTE,
     PARSE,
     QUERY,
-    SEGMENT,
     SYNC,
     Expected,
 )
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from pgdoorman.client.session import Session
 
 _pack = UINT32.pack
-_SYNC_MESSAGE: Final = b"S\0\0\0\4"
 
 # Entries without consequences, by message type; Describe and Close are told apart by their first byte.
 _PLAIN: Final = {codes.PARSE: A_PARSE, codes.BIND: A_BIND, codes.EXECUTE: AN_EXECUTE}
@@ -89,7 +89,7 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
             A_SYNC if session.names is None or session.names.discarding is None else _discarding(session.names)
         )
         note_sync(session)
-        pieces.append(_SYNC_MESSAGE)
+        pieces.append(SYNC_MESSAGE)
     elif kind == codes.FLUSH:
         exchange.mark_flush()
         pieces.append(data[position:end])
@@ -280,7 +280,7 @@ def _plain_segment(
                 backend.exchange.entries.append(A_SYNC if found[0][:1] == b"S" else A_SEGMENT)
             else:
                 # Nothing can fail before it, so it is as good as done: no need to wait for the answer.
-                backend.exchange.entries.append(Expected(SEGMENT, reply=codes.PARSE_COMPLETE))
+                backend.exchange.entries.append(A_STANDING_IN_SEGMENT)
                 names.names[b""] = parsed
                 session.counters.client_parses += 1
             if flags and session.tracks:
@@ -296,7 +296,7 @@ def _plain_segment(
         elif kind != codes.PARSE:
             return 0
         elif remaps:
-            parsed = _known_unnamed(session, backend, data, position, end) if position == first else None
+            parsed = known_unnamed(session, backend, data, position, end) if position == first else None
             if parsed is None:
                 return 0
             flags |= parsed.flags
@@ -314,16 +314,16 @@ def _may_reset(data: bytes, position: int, end: int) -> bool:
     return data[start : start + 3] in defaults.STARTS
 
 
-def _known_unnamed(session: "Session", backend: Backend, data: bytes, position: int, end: int) -> Statement | None:
+def known_unnamed(session: "Session", backend: Backend, data: bytes, position: int, end: int) -> Statement | None:
     """The statement of an unnamed Parse at the beginning of a segment, if this client has parsed the same text lately and
     the backend has it, in a state in which parsing it again cannot fail."""
     names = session.names
-    if names is None or data[position + 5] != 0 or backend.exchange.entries or backend.status == codes.FAILED:
+    if names is None or data[position + 5] != 0 or backend.entries or backend.status == codes.FAILED:
         return None
     if names.recent_generation != session.pool.book.generation or session.planning_is_private:
         return None
     statement = names.recent.get(data[position + 6 : end])
-    return statement if statement is not None and statement in backend.names else None
+    return statement if statement is not None and statement in backend.names.known else None
 
 
 # One message at a time.
@@ -662,7 +662,7 @@ def rename_in_sql(
             raise MustWait  # what goes in front of it must not overtake what is still to be sent
         backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))
         backend.exchange.ask(A_HIDDEN_SYNC)
-        backend.push(prepare_message(statement) + _SYNC_MESSAGE)
+        backend.push(prepare_message(statement) + SYNC_MESSAGE)
     start, stop = found.span(4)
     body = query[5:start] + b'"' + statement.name + b'"' + query[stop:]
     return b"Q" + _pack(len(body) + 4) + body, (own, statement) if found.group(1) else None

@@ -104,7 +104,7 @@ def begin_listening(session: Session) -> None:
     """The client may have channels from now on. (Its class changes: whoever does not listen pays for no test.)"""
     session.hearing = Hearing(Subscription(session))  # type: ignore[arg-type]  # it is a Subscriber in a moment
     session.ahead = (*session.ahead, AHEAD)
-    session.fast = False
+    session.fast = 0
     session.__class__ = ListeningSession
 
 

@@ -230,6 +230,7 @@ def _loaded(session: "Session", backend: Backend) -> None:
     if not loads:
         backend.close_wanted = True  # by what was sent before the last text; it is not known which
     session.ahead += tuple(statement for statement in loads if statement not in session.ahead)
+    session.fast = 0
     backend.loaded |= loads.keys()
     backend.attention = True
 

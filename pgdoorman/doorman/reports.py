@@ -29,8 +29,7 @@ from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.quota import Quota
 from pgdoorman.pool.switchboard import Switchboard
 from pgdoorman.protocol import codes
-from pgdoorman.stats.counters import total
-from pgdoorman.stats.histogram import add_up
+from pgdoorman.stats.counters import add_up_counters
 from pgdoorman.transport.peer import local_end
 
 
@@ -80,19 +79,17 @@ def pool_row(pool: Pool, sessions: Sequence[Session]) -> PoolRow:
 
 
 def latency_row(pool: Pool) -> LatencyRow:
-    """How long things took in a pool. Each worker's counts are copied once, so that no count is seen going back."""
-    parts = pool.counters
-    whole = total(parts)
-    singles = add_up(part.single_times.copy() for part in parts)
+    """How long things took in a pool."""
+    sums = add_up_counters(pool.counters)
     return LatencyRow(
         database=pool.database,
         user=pool.user,
-        queries=add_up([singles, *(part.query_times.copy() for part in parts)]),
-        query_time=whole.query_time,
-        transactions=add_up([singles, *(part.transaction_times.copy() for part in parts)]),
-        transaction_time=whole.transaction_time,
-        waits=add_up(part.wait_times.copy() for part in parts),
-        wait_time=whole.wait_time,
+        queries=sums.query_times,
+        query_time=sums.traffic.query_time,
+        transactions=sums.transaction_times,
+        transaction_time=sums.traffic.transaction_time,
+        waits=sums.wait_times,
+        wait_time=sums.traffic.wait_time,
     )
 
 
@@ -100,7 +97,7 @@ def client_row(session: Session, clock: float) -> ClientRow:
     """One row of SHOW CLIENTS. `clock` turns monotonic time into Unix time."""
     now = monotonic()
     backend = session.backend
-    busy = session.query_began or 0.0
+    busy = session.query_began if backend is not None else 0.0  # between leases it may be what it was
     waiting = bool(session.held & WAITING)
     began = session.waiting_since if waiting else busy
     local_address, local_port = local_end(session.sock)

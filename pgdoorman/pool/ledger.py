@@ -21,7 +21,7 @@ of different workers within ten milliseconds (`waiting_line.BLUR`).
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -101,7 +101,6 @@ class Ledger[E: Entry, W: Standing]:
         self._round_robin = round_robin
         self._retry_delay = retry_delay
         self._idle: list[deque[E]] = [deque() for _ in range(workers)]
-        self._idle_count = 0
         self._examined = 0
         self._members: set[E] = set()
         self._opening = 0
@@ -116,6 +115,10 @@ class Ledger[E: Entry, W: Standing]:
 
     # What clients do.
 
+    def idle_at(self, worker: int) -> Collection[E]:
+        """Those that are idle at a worker: whether there are any may be asked without the lock, for a first guess."""
+        return self._idle[worker]
+
     def take(self, worker: int) -> E | None:
         """The hot half of `checkout`: a backend that is idle at the asking worker, or None, which decides nothing.
 
@@ -127,7 +130,6 @@ class Ledger[E: Entry, W: Standing]:
         own = self._idle[worker]
         if own and not self._choosy:
             entry = own.pop()
-            self._idle_count -= 1
             entry.place = LEASED
             self._release()
             return entry
@@ -143,14 +145,14 @@ class Ledger[E: Entry, W: Standing]:
         if not self._attempt(False):
             self._acquire()
         try:
-            if self._idle_count and not self._waiters.count and not self._paused:
+            if not self._waiters.count and not self._paused and any(self._idle):
                 entry = self._take_idle_locked(worker)
                 entry.place = LEASED
                 return entry, None
             if self._closed:
                 return None, Errands(refusals=[(waiter, self._closed_for)])
             self._waiters.join(waiter, now)
-            if not self._idle_count and len(self._members) >= self._limit:
+            if len(self._members) >= self._limit and not any(self._idle):
                 return NOTHING  # full and busy, the usual case of those who wait: nothing to settle
             return None, self._settle_locked(now)
         finally:
@@ -166,14 +168,14 @@ class Ledger[E: Entry, W: Standing]:
         with self._lock:
             if self._waiters.count or self._paused or self._closed:
                 return False
-            return self._idle_count > 0 or len(self._members) + self._opening < self._limit
+            return any(self._idle) or len(self._members) + self._opening < self._limit
 
     def stand(self, waiter: W, now: float) -> bool:
         """The hot half of `checkout` for those who wait: stand in the line if that is all there is to do. False, which
         decides nothing, if a backend is idle or may be opened, or the pool is closed."""
         if not self._attempt(False):
             self._acquire()
-        if self._idle_count or self._closed or len(self._members) < self._limit:
+        if self._closed or len(self._members) < self._limit or any(self._idle):
             self._release()
             return False
         self._waiters.join(waiter, now)
@@ -218,7 +220,6 @@ class Ledger[E: Entry, W: Standing]:
             entry.place = IDLE
             entry.idle_since = now
             self._idle[worker].append(entry)
-            self._idle_count += 1
             self._release()
             return NOTHING
         self._release()
@@ -241,7 +242,6 @@ class Ledger[E: Entry, W: Standing]:
             entry.place = IDLE
             entry.idle_since = now
             self._idle[worker].append(entry)
-            self._idle_count += 1
             return None
 
     def discard(self, entry: E, now: float) -> Errands[E, W]:
@@ -263,7 +263,6 @@ class Ledger[E: Entry, W: Standing]:
             if entry.place != IDLE or entry.home != worker:
                 return False
             self._idle[worker].remove(entry)
-            self._idle_count -= 1
             entry.place = EXAMINED
             self._examined += 1
             return True
@@ -297,7 +296,6 @@ class Ledger[E: Entry, W: Standing]:
                     spare = len(self._members) > self._minimum
                     if expired or (idle_limit and spare and now - entry.idle_since > idle_limit):
                         stack.remove(entry)
-                        self._idle_count -= 1
                         self._members.discard(entry)
                         entry.place = GONE
                         taken.append(entry)
@@ -321,7 +319,6 @@ class Ledger[E: Entry, W: Standing]:
             entry.place = IDLE
             entry.idle_since = now
             self._idle[worker].append(entry)
-            self._idle_count += 1
             return self._settle_locked(now) or Errands()
 
     def opening_failed(self, reason: object, now: float, *, final: bool) -> Errands[E, W]:
@@ -369,7 +366,6 @@ class Ledger[E: Entry, W: Standing]:
             entry = next(filter(eligible, idle), None)
             if entry is not None:
                 self._idle[entry.home].remove(entry)
-                self._idle_count -= 1
                 self._members.discard(entry)
                 entry.place = GONE
             return entry
@@ -446,10 +442,9 @@ class Ledger[E: Entry, W: Standing]:
             self._limit = limit
             self._minimum = minimum
             errands = self._settle_locked(now) or Errands()
-            while len(self._members) > limit and self._idle_count:
+            while len(self._members) > limit and any(self._idle):
                 # The longest idle one of the worker that has most: what is warm stays.
                 entry = max(self._idle, key=len).popleft()
-                self._idle_count -= 1
                 self._members.discard(entry)
                 entry.place = GONE
                 errands.closings.append(entry)
@@ -510,9 +505,10 @@ class Ledger[E: Entry, W: Standing]:
         """Counts at this moment."""
         with self._lock:
             oldest = now - self._waiters.oldest() if self._waiters.count else 0.0
+            idle = sum(map(len, self._idle))
             return LedgerStatistics(
-                idle=self._idle_count,
-                leased=len(self._members) - self._idle_count - self._examined,
+                idle=idle,
+                leased=len(self._members) - idle - self._examined,
                 examined=self._examined,
                 opening=self._opening,
                 waiting=len(self._waiters),
@@ -543,7 +539,6 @@ class Ledger[E: Entry, W: Standing]:
             entry = own.popleft()
         else:
             entry = own.pop()
-        self._idle_count -= 1
         return entry
 
     def _settle_locked(self, now: float) -> Errands[E, W] | None:
@@ -552,7 +547,7 @@ class Ledger[E: Entry, W: Standing]:
             return None
         errands: Errands[E, W] = Errands()
         if not self._paused:
-            while self._idle_count and self._waiters.count:
+            while self._waiters.count and any(self._idle):
                 waiter = self._waiters.first()
                 entry = self._take_idle_locked(waiter.worker_index)
                 entry.place = LEASED
@@ -593,7 +588,6 @@ class Ledger[E: Entry, W: Standing]:
         for entry in drained:
             entry.place = GONE
             self._members.discard(entry)
-        self._idle_count = 0
         return drained
 
 

@@ -51,6 +51,7 @@ STARTING_UP = "57P03"
 
 LIFETIME_JITTER = 0.2
 MOST_PROVEN = 1000
+MOST_UNFOLDED = 1000  # durations that a worker may have added before it is asked to count them by bucket
 
 
 class PoolWaiter(Protocol):
@@ -360,6 +361,9 @@ class Pool:
                 worker = backend.worker
                 if getattr(holder, "said_nothing", False) and worker is not None:
                     worker.post(holder.give_way)
+        for worker, counters in zip(self._workers, self.counters, strict=True):
+            if counters.unfolded > MOST_UNFOLDED:
+                worker.post(counters.fold)
         self.functions.age(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:

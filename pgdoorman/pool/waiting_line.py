@@ -59,7 +59,7 @@ class WaitingLine[W: Standing]:
         if line:
             enough = line[0].waiting_since - BLUR
             for other in self._lines:
-                if other and other[0].waiting_since < enough:
+                if other is not line and other and other[0].waiting_since < enough:
                     line = self._oldest_line()
                     break
         else:

@@ -17,19 +17,19 @@ class BackendNames:
     front of a later exchange, where nobody waits for them.
     """
 
-    __slots__ = ("_known", "_pending", "hits", "misses")
+    __slots__ = ("_pending", "hits", "known", "misses")
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Statement, None] = OrderedDict()
+        self.known: OrderedDict[Statement, None] = OrderedDict()  # the most recently used last
         self._pending: dict[Statement, int] = {}
         self.hits = 0
         self.misses = 0
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.known)
 
     def __contains__(self, statement: Statement) -> bool:
-        return statement in self._known
+        return statement in self.known
 
     def has(self, statement: Statement, segment: int = 0) -> bool:
         """Whether a message in this segment may refer to it; a hit makes it the most recently used.
@@ -37,8 +37,8 @@ class BackendNames:
         Raises MustWait if it was sent in an earlier segment that is still unanswered: should that have failed before it,
         the statement was never made.
         """
-        if statement in self._known:
-            self._known.move_to_end(statement)
+        if statement in self.known:
+            self.known.move_to_end(statement)
             self.hits += 1
             return True
         sent_in = self._pending.get(statement)
@@ -56,7 +56,7 @@ class BackendNames:
     def confirmed(self, statement: Statement) -> None:
         """That Parse succeeded."""
         self._pending.pop(statement, None)
-        self._known[statement] = None
+        self.known[statement] = None
 
     def refused(self, statement: Statement) -> None:
         """That Parse failed or was skipped."""
@@ -64,20 +64,20 @@ class BackendNames:
 
     def forget(self, statement: Statement) -> None:
         """It was deallocated."""
-        self._known.pop(statement, None)
+        self.known.pop(statement, None)
 
     def forget_named(self, message: bytes) -> None:
         """An error says that statements do not exist which were thought to: somebody has deallocated them."""
-        for statement in [one for one in self._known if b'"' + one.name + b'"' in message]:
-            del self._known[statement]
+        for statement in [one for one in self.known if b'"' + one.name + b'"' in message]:
+            del self.known[statement]
 
     def clear(self) -> None:
         """DEALLOCATE ALL or DISCARD ALL ran."""
-        self._known.clear()
+        self.known.clear()
 
     def surplus(self, limit: int) -> list[Statement]:
         """Take out the least recently used ones beyond `limit`; their Closes are to be sent."""
-        known = self._known
+        known = self.known
         taken = []
         while len(known) > limit:
             taken.append(known.popitem(last=False)[0])

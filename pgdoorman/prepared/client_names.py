@@ -180,12 +180,12 @@ class ClientNames:
         "_former",
         "_most",
         "_named",
-        "_pending",
         "at_execute",
         "clearing",
         "discarding",
         "held_up",
         "names",
+        "pending",
         "recent",
         "recent_generation",
         "renamed",
@@ -197,7 +197,7 @@ class ClientNames:
     def __init__(self, most: int = MOST_RECENT) -> None:
         self._most = most or sys.maxsize
         self.names: dict[bytes, Statement] = {}
-        self._pending: dict[bytes, list[Naming]] = {}
+        self.pending: dict[bytes, list[Naming]] = {}  # changes whose answers are outstanding
         self._named: dict[Statement, bytes] = {}  # also what is pending; not the unnamed one
         self._former: dict[bytes, bytes] = {}  # names of late, by the server's: an error may still speak of them
         self.at_execute: dict[bytes, Doing] = {}  # by portal
@@ -230,7 +230,7 @@ class ClientNames:
             return False
         if not name:
             return True
-        pending = self._pending.get(b"", ())
+        pending = self.pending.get(b"", ())
         return self.names.get(b"") is not statement and all(naming.statement is not statement for naming in pending)
 
     def find(self, name: bytes) -> Statement | None:
@@ -238,7 +238,7 @@ class ClientNames:
 
         Raises MustWait if that depends on a segment that is still unanswered.
         """
-        pending = self._pending.get(name)
+        pending = self.pending.get(name)
         if pending is None:
             return self.names.get(name)
         last = pending[-1]
@@ -248,21 +248,21 @@ class ClientNames:
 
     def all_names(self) -> set[bytes]:
         """Those that are made, and those that may be."""
-        return self.names.keys() | self._pending.keys()
+        return self.names.keys() | self.pending.keys()
 
     def pend(self, naming: Naming) -> None:
         """Note a change whose answer is outstanding."""
-        self._pending.setdefault(naming.name, []).append(naming)
+        self.pending.setdefault(naming.name, []).append(naming)
         if naming.name and naming.statement is not None:
             self._named[naming.statement] = naming.name
 
     def settle(self, naming: Naming, *, made: bool, drop: bool = False) -> None:
         """The answer came."""
-        pending = self._pending.get(naming.name)
+        pending = self.pending.get(naming.name)
         if pending is not None and naming in pending:
             pending.remove(naming)
             if not pending:
-                del self._pending[naming.name]
+                del self.pending[naming.name]
         before = self.names.get(naming.name)
         if made and naming.statement is not None:
             self.names[naming.name] = naming.statement
@@ -277,7 +277,7 @@ class ClientNames:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is outstanding."""
-        return not self._pending
+        return not self.pending
 
     def drop_unnamed(self) -> None:
         """A simple Query ran: PostgreSQL drops the unnamed statement then."""
@@ -302,7 +302,7 @@ class ClientNames:
         for name, statement in self.names.items():
             if statement.name == server_name:
                 return name
-        for name, pending in self._pending.items():
+        for name, pending in self.pending.items():
             if any(naming.statement is not None and naming.statement.name == server_name for naming in pending):
                 return name
         return self._former.get(server_name)

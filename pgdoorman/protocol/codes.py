@@ -67,3 +67,5 @@ AUTH_MD5: Final = 5
 AUTH_SASL: Final = 10
 AUTH_SASL_CONTINUE: Final = 11
 AUTH_SASL_FINAL: Final = 12
+
+SYNC_MESSAGE: Final = b"S\0\0\0\4"

@@ -32,6 +32,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from pgdoorman.constants import bind_constants
+from pgdoorman.protocol import codes
 
 QUERY: Final = 0
 SEGMENT: Final = 1
@@ -90,6 +91,8 @@ class Expected:
 # Entries without consequences are shared: no allocation for what is merely relayed.
 A_QUERY: Final = Expected(QUERY)
 A_SEGMENT: Final = Expected(SEGMENT)
+# One that begins with a Parse in whose place a Close was sent (by the segment's first bytes: nothing stands before it).
+A_STANDING_IN_SEGMENT: Final = Expected(SEGMENT, reply=codes.PARSE_COMPLETE)
 A_SYNC: Final = Expected(SYNC)
 A_PARSE: Final = Expected(PARSE)
 A_BIND: Final = Expected(BIND)

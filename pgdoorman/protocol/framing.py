@@ -22,13 +22,13 @@ def table_of(kinds: bytes) -> bytes:
     return bytes(int(kind in kinds) for kind in range(256))
 
 
-_header_at: Callable[[Buffer, int], tuple[int, int]] = struct.Struct("!BI").unpack_from
+# The type and the length at an offset: cheaper than to look for each alone.
+header_at: Callable[[Buffer, int], tuple[int, int]] = struct.Struct("!BI").unpack_from
 
 
 def end_of_run(data: Buffer, kind: int, position: int) -> int:
     """Skip messages of type `kind`, beginning at `position`. Returns where the first other one begins, or where a header is
     not whole: behind the end of `data` if its last message is not. It stops at a length that cannot be, too."""
-    header_at = _header_at
     try:
         while True:
             found, length = header_at(data, position)

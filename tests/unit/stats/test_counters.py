@@ -9,14 +9,13 @@ from pgdoorman.stats.rows import ERROR_KINDS, Percentiles, Traffic
 
 def counted() -> TrafficCounters:
     counters = TrafficCounters()
-    counters.assignments = 1
-    counters.transactions = 2
+    for seconds in (0.25, 0.25):
+        counters.transaction_times.add(seconds)
     counters.queries = 3
     counters.received = 4
     counters.sent = 5
-    counters.transaction_time = 0.5
-    counters.query_time = 0.25
-    counters.wait_time = 0.125
+    counters.query_times.add(0.25)
+    counters.wait_times.add(0.125)
     counters.client_parses = 6
     counters.server_parses = 7
     counters.binds = 8
@@ -26,7 +25,7 @@ def counted() -> TrafficCounters:
 
 
 EXPECTED = Traffic(
-    assignments=1,
+    assignments=2,
     transactions=2,
     queries=3,
     bytes_received=4,
@@ -50,18 +49,18 @@ def test_every_counter_has_its_column() -> None:
 
 def test_a_transaction_of_one_query_counts_as_all_three() -> None:
     counters = counted()
-    counters.singles = 100
-    counters.single_time = 1.5
+    for _ in range(100):
+        counters.single_times.add(0.015625)
     grown = total([counters]) - EXPECTED
     assert grown == Traffic(
-        assignments=100, transactions=100, queries=100, transaction_time=1_500_000, query_time=1_500_000
+        assignments=100, transactions=100, queries=100, transaction_time=1_562_500, query_time=1_562_500
     )
 
 
 def test_small_times_of_many_workers_are_not_rounded_away() -> None:
     parts = [TrafficCounters() for _ in range(10)]
     for part in parts:
-        part.query_time = 0.000_000_5
+        part.query_times.add(0.000_000_5)
     assert total(parts).query_time == 5
 
 
@@ -73,15 +72,18 @@ def test_a_period_has_what_was_counted_in_it() -> None:
     assert period.recent == EXPECTED
     assert period.seconds == 15.0
     counters.queries += 40
-    counters.singles += 2
-    counters.query_times.add(0.001)
+    for _ in range(40):
+        counters.query_times.add(0.001)
+    counters.single_times.add(1.0)
     counters.single_times.add(1.0)
     report = period.report([counters])
     assert report.recent == EXPECTED, "of the last whole period"
     assert report.total.queries == 45
     period.close([counters], 130.0)
     report = period.report([counters])
-    assert report.recent == Traffic(queries=42, assignments=2, transactions=2)
+    assert report.recent == Traffic(
+        queries=42, assignments=2, transactions=2, transaction_time=2_000_000, query_time=2_040_000
+    )
     assert 900 <= report.queries.p50 <= 1100
     assert 900_000 <= report.queries.p99 <= 1_100_000
     assert 900_000 <= report.transactions.p50 <= 1_100_000
@@ -99,7 +101,6 @@ def test_sums_never_go_backwards_while_they_are_counted() -> None:
         barrier.wait(10.0)
         for _ in range(rounds):
             mine.queries += 1
-            mine.query_time += 0.001
             mine.query_times.add(0.001)
 
     threads = [Thread(target=count, args=(part,)) for part in parts]

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pgdoorman.control import AuthQueryRow, LatencyRow, PoolCoordinatorRow, PoolRow
-from pgdoorman.stats.histogram import Histogram
+from pgdoorman.stats.histogram import Durations
 from pgdoorman.stats.rows import Traffic, TrafficReport
 from pgdoorman.web.prometheus import BOUNDS, HouseCollector
 from tests.support.control import SECRETS, House
@@ -96,10 +96,10 @@ def test_names_with_quotes_and_line_ends() -> None:
 
 
 def _histogram(*seconds: float) -> list[int]:
-    histogram = Histogram()
+    durations = Durations()
     for one in seconds:
-        histogram.add(one)
-    return histogram.counts
+        durations.add(one)
+    return durations.read()[2]
 
 
 def test_histograms() -> None:
