@@ -469,6 +469,12 @@ _TLS = (
         "The ciphers of TLS 1.2, as OpenSSL lists them.", feature=Feature.TLS, example="ECDHE+AESGCM"),
     Key("tls_cipher_suites", G, _TEXT, None, NEW_CLIENTS,
         "The cipher suites of TLS 1.3.", feature=Feature.TLS, example="TLS_AES_256_GCM_SHA384"),
+    Key("tls_groups", G, _TEXT, None, NEW_CLIENTS,
+        "Which groups (curves) keys are agreed on with, best first, by OpenSSL's names.", feature=Feature.TLS,
+        example="X25519:prime256v1"),
+    Key("tls_dh_params", G, FilePath(), None, NEW_CLIENTS,
+        "Diffie-Hellman parameters, for ciphers of TLS 1.2 that begin with DHE.", feature=Feature.TLS,
+        example="dh2048.pem"),
     Key("tls_rate_limit_per_second", G, _COUNT, 0, NOTHING,
         "The most TLS handshakes per second; a multiple of 100.", zero="no limit", feature=Feature.TLS),
     Key("server_tls_mode", GP, Choice(ServerTlsMode), ServerTlsMode.ALLOW, NEW_BACKENDS,
@@ -492,6 +498,9 @@ _TLS = (
     Key("server_tls_cipher_suites", GP, _TEXT, None, NEW_BACKENDS,
         "The cipher suites of TLS 1.3 towards PostgreSQL.", feature=Feature.SERVER_TLS,
         example="TLS_AES_256_GCM_SHA384"),
+    Key("server_tls_groups", GP, _TEXT, None, NEW_BACKENDS,
+        "Which groups (curves) keys are agreed on with towards PostgreSQL.", feature=Feature.SERVER_TLS,
+        example="X25519:prime256v1"),
 )
 
 _FALLBACK = (

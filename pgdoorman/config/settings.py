@@ -152,6 +152,8 @@ class TlsFiles:
     maximum: TlsVersion | None = None
     ciphers: str | None = None
     cipher_suites: str | None = None
+    groups: str | None = None
+    dh_params: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,8 @@ class GeneralSettings:
     tls_max_version: TlsVersion | None
     tls_ciphers: str | None
     tls_cipher_suites: str | None
+    tls_groups: str | None
+    tls_dh_params: Path | None
     tls_rate_limit_per_second: int
     server_tls_mode: ServerTlsMode
     server_tls_ca_cert: Path | None
@@ -304,6 +308,7 @@ class GeneralSettings:
     server_tls_max_version: TlsVersion | None
     server_tls_ciphers: str | None
     server_tls_cipher_suites: str | None
+    server_tls_groups: str | None
     # fallback
     patroni_api_urls: tuple[str, ...] | None
     patroni_api_timeout: float
@@ -348,6 +353,8 @@ class GeneralSettings:
             maximum=self.tls_max_version,
             ciphers=self.tls_ciphers,
             cipher_suites=self.tls_cipher_suites,
+            groups=self.tls_groups,
+            dh_params=self.tls_dh_params,
         )
         return ClientTlsSettings(self.tls_mode or TlsMode.ALLOW, files)
 
@@ -451,6 +458,7 @@ class PoolSettings:
     server_tls_max_version: TlsVersion | None
     server_tls_ciphers: str | None
     server_tls_cipher_suites: str | None
+    server_tls_groups: str | None
     patroni_api_urls: tuple[str, ...] | None
     patroni_api_timeout: float | None
     fallback_cooldown: float | None
@@ -708,6 +716,7 @@ class Settings:
             maximum=pool.server_tls_max_version or general.server_tls_max_version,
             ciphers=pool.server_tls_ciphers or general.server_tls_ciphers,
             cipher_suites=pool.server_tls_cipher_suites or general.server_tls_cipher_suites,
+            groups=pool.server_tls_groups or general.server_tls_groups,
         )
         return ServerTlsSettings(_first(pool.server_tls_mode, general.server_tls_mode), files)
 

@@ -23,6 +23,9 @@ from pgdoorman.errors import ConfigError
 MOST_BYTES: Final = 4 << 20
 """More than this no file of certificates is read."""
 
+LEAST_DH_BITS: Final = 2048
+"""What OpenSSL's security level 2 asks for; shorter ones can be computed in advance (Logjam)."""
+
 _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 
 # How PostgreSQL (OpenSSL's RFC 2253 form) writes attributes that RFC 4514 has no short name for.
@@ -52,6 +55,8 @@ class TlsMaterial:
     maximum: str = ""
     ciphers: str = ""
     cipher_suites: str = ""
+    groups: str = ""
+    dh_params: bytes = b""
 
     def expires(self) -> datetime | None:
         """When our certificate ends, None without one."""
@@ -95,6 +100,8 @@ def read_material(files: TlsFiles, prefix: str = "") -> TlsMaterial:
         str(files.maximum or ""),
         files.ciphers or "",
         files.cipher_suites or "",
+        files.groups or "",
+        b"" if files.dh_params is None else _dh_params(files.dh_params, f"{prefix}tls_dh_params"),
     )
 
 
@@ -138,6 +145,17 @@ def _private_key(path: Path, passphrase: Secret, key: str) -> Any:
     except (ValueError, UnsupportedAlgorithm) as error:
         reason = "wrong passphrase, or no private key in PEM form" if secret else "holds no private key in PEM form"
         raise ConfigError(reason, file=str(path), key=key) from error
+
+
+def _dh_params(path: Path, key: str) -> bytes:
+    data = _read(path, key)
+    found: Any = _parsed(lambda: serialization.load_pem_parameters(data), "holds no parameters in PEM form", path, key)
+    prime = getattr(found.parameter_numbers(), "p", 0) if hasattr(found, "parameter_numbers") else 0
+    if prime.bit_length() < LEAST_DH_BITS:
+        raise ConfigError(
+            f"holds no Diffie-Hellman parameters of {LEAST_DH_BITS} bits or more", file=str(path), key=key
+        )
+    return data
 
 
 def _parsed[T](parse: Callable[[], T], complaint: str, path: Path, key: str) -> T:

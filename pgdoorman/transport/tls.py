@@ -4,6 +4,7 @@ This module, `tls_socket` and `certificates` are the home of OpenSSL.
 """
 
 import socket
+from tempfile import NamedTemporaryFile
 from typing import Any, Final
 
 from cryptography import x509
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL, crypto
 
 from pgdoorman.errors import ConfigError
+from pgdoorman.transport import libssl
 from pgdoorman.transport.certificates import TlsMaterial
 from pgdoorman.transport.tls_socket import Notes, TlsSocket, reason_of, tls_socket
 
@@ -32,16 +34,19 @@ class TlsContext:
         context.set_min_proto_version(_VERSIONS[material.minimum or "1.2"])
         if material.maximum:
             context.set_max_proto_version(_VERSIONS[material.maximum])
-        # No tickets: a session that can be resumed is a key that lives on. (TLS 1.3 sends some all the same, and with
-        # the cache off nobody can use them; the number cannot be set through pyOpenSSL.)
+        # No tickets: a session that can be resumed is a key that lives on. (TLS 1.3 sends two all the same where their
+        # number cannot be set; with the cache off nobody can use them.)
         context.set_options(
             SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE
         )
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_session_id(b"pgdoorman")
+        if server:
+            libssl.set_num_tickets(context, 0)
         # Buffers only while there is something in them: an idle connection has none, which is 34 kB less.
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         self._choose_ciphers(context)
+        self._agree(context)
         self._present(context)
         if verify:
             self._trust(context)
@@ -62,6 +67,27 @@ class TlsContext:
                     choose(text.encode())
                 except SSL.Error as error:
                     raise ConfigError(f"OpenSSL does not take {text!r}", key=self._key(key)) from error
+
+    def _agree(self, context: SSL.Context) -> None:
+        """What keys are agreed on with."""
+        groups = self.material.groups
+        if groups:
+            try:
+                taken = libssl.set_groups(context, groups)
+            except libssl.Unreachable:
+                reason = "cannot be set here: cryptography was not built against the system's OpenSSL"
+                raise ConfigError(reason, key=self._key("tls_groups")) from None
+            if not taken:
+                raise ConfigError(f"OpenSSL does not take {groups!r}", key=self._key("tls_groups"))
+        if self.material.dh_params:
+            with NamedTemporaryFile() as file:  # pyOpenSSL reads files only; this is the text that has been judged
+                file.write(self.material.dh_params)
+                file.flush()
+                try:
+                    context.load_tmp_dh(file.name)
+                except SSL.Error as error:
+                    key = self._key("tls_dh_params")
+                    raise ConfigError(f"OpenSSL does not take it: {reason_of(error)}", key=key) from error
 
     def _present(self, context: SSL.Context) -> None:
         chain = [x509.load_der_x509_certificate(one) for one in self.material.chain]

@@ -12,11 +12,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import dh
+from cryptography.hazmat.primitives.serialization import Encoding, ParameterFormat
 from OpenSSL import SSL
 
 from pgdoorman.config.settings import TlsFiles, TlsVersion
 from pgdoorman.errors import ConfigError
-from pgdoorman.transport import tls, tls_socket
+from pgdoorman.transport import libssl, tls, tls_socket
 from pgdoorman.transport.certificates import read_material
 from pgdoorman.transport.sockets import DONT_WAIT
 from pgdoorman.transport.tls import TlsContext
@@ -400,6 +402,84 @@ def test_ciphers_that_do_not_exist(server_files: TlsFiles, changes: dict[str, An
     with pytest.raises(ConfigError, match="does not take 'NONSENSE'") as refused:
         TlsContext(read_material(replace(server_files, **changes)), server=True, verify=False)
     assert refused.value.key == "tls_" + next(iter(changes))
+
+
+def test_groups(server_files: TlsFiles) -> None:
+    if libssl._library() is None:
+        pytest.skip("this cryptography hides OpenSSL's functions")
+    server = TlsContext(read_material(replace(server_files, groups="X25519:P-384")), server=True, verify=False)
+    for wanted, met in (("P-384", True), ("prime256v1:secp384r1", True), ("X25519", True), ("prime256v1", False)):
+        client = TlsContext(read_material(TlsFiles(groups=wanted)), server=False, verify=False)
+        if met:
+            for sock in shake(server, client):
+                sock.close()
+        else:
+            with pytest.raises(TlsFailed):
+                shake(server, client)
+    with pytest.raises(ConfigError, match="does not take 'P-384:NONSENSE'") as refused:
+        TlsContext(read_material(replace(server_files, groups="P-384:NONSENSE")), server=False, verify=False)
+    assert refused.value.key == "server_tls_groups"
+
+
+def test_groups_where_openssl_is_hidden(server_files: TlsFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libssl, "_library", lambda: None)
+    TlsContext(read_material(server_files), server=True, verify=False)
+    with pytest.raises(ConfigError, match="cannot be set here") as refused:
+        TlsContext(read_material(replace(server_files, groups="X25519")), server=True, verify=False)
+    assert refused.value.key == "tls_groups"
+
+
+def test_no_tickets(server_files: TlsFiles) -> None:
+    """The server's last words of a handshake are sent when it is over for both: then nothing more may lie there."""
+    if libssl._library() is None:
+        pytest.skip("this cryptography hides OpenSSL's functions")
+    plain = TlsContext(read_material(TlsFiles()), server=False, verify=False)
+    one, other = shake(TlsContext(read_material(server_files), server=True, verify=False), plain)
+    assert one.description.startswith("TLSv1.3")
+    assert not ready(other, 0.2), "a ticket"
+    one.close()
+    other.close()
+
+
+# RFC 7919, ffdhe2048
+DH_2048 = """\
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+
+
+def test_diffie_hellman(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.issue("localhost", ["localhost"], use_rsa=True).write(tmp_path, "rsa")
+    parameters = tmp_path / "dh.pem"
+    parameters.write_text(DH_2048)
+    cipher = "DHE-RSA-AES128-GCM-SHA256"
+    files = TlsFiles(certificate=certificate, private_key=key, maximum=TlsVersion.TLS_1_2, ciphers=cipher)
+    client = TlsContext(read_material(TlsFiles()), server=False, verify=False)
+    with pytest.raises(TlsFailed):
+        shake(TlsContext(read_material(files), server=True, verify=False), client)
+    given = replace(files, dh_params=parameters)
+    one, other = shake(TlsContext(read_material(given), server=True, verify=False), client)
+    assert one.description == f"TLSv1.2/{cipher}"
+    one.close()
+    other.close()
+    for text, complaint in (("nothing", "holds no parameters"), (DH_2048[:300], "holds no parameters")):
+        parameters.write_text(text)
+        with pytest.raises(ConfigError, match=complaint) as refused:
+            read_material(given)
+        assert refused.value.key == "tls_dh_params"
+
+
+def test_short_diffie_hellman_parameters(tmp_path: Path) -> None:
+    short = dh.generate_parameters(2, 512)
+    (tmp_path / "dh.pem").write_bytes(short.parameter_bytes(Encoding.PEM, ParameterFormat.PKCS3))
+    with pytest.raises(ConfigError, match="no Diffie-Hellman parameters of 2048 bits"):
+        read_material(TlsFiles(dh_params=tmp_path / "dh.pem"))
 
 
 def client_for(authority: Authority, folder: Path, **others: Any) -> TlsContext:
