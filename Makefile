@@ -4,7 +4,7 @@
 python := .venv/bin/python -X gil=0
 
 # Most of the time the tests wait, so more of them at a time than there are cores. Somebody who asks for a few wants to see
-# them as they come, perhaps with --pdb.
+# them as they come, perhaps with --pdb. Hundreds of poolers are started: without bytecode in files each would compile all.
 JOBS ?= $(if $(ARGS),0,4)
 
 .PHONY: help setup run test check format bench clean
@@ -24,7 +24,7 @@ run: setup
 	@.venv/bin/pgdoorman demo $(ARGS)
 
 test: setup
-	$(python) -m pytest -q -n $(JOBS) $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(python) -m pytest -q -n $(JOBS) $(ARGS)
 
 check: setup
 	.venv/bin/ruff check

@@ -20,6 +20,7 @@ _APPLIES: Final = (
     and bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 )
 
+_ASSIGNING: Final = (dis.opmap["DELETE_GLOBAL"], dis.opmap["STORE_GLOBAL"])
 _EXTENDED_ARG: Final = dis.opmap["EXTENDED_ARG"]
 _JUMP_FORWARD: Final = dis.opmap["JUMP_FORWARD"]
 _LOAD_CONST: Final = dis.opmap["LOAD_CONST"]
@@ -60,9 +61,14 @@ def _functions_of(names: Mapping[str, object], module_name: str) -> Iterator[Fun
 
 
 def _assigned_globals(code: CodeType) -> Iterator[str]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield instruction.argval
+    """Read from the bytecode itself: what `dis` tells about each instruction costs a fifth of the program's start."""
+    raw = code.co_code
+    extended = 0
+    for operation, argument in zip(raw[::2], raw[1::2], strict=True):
+        argument |= extended << 8  # noqa: PLW2901 - as the interpreter does
+        extended = argument if operation == _EXTENDED_ARG else 0
+        if operation in _ASSIGNING:
+            yield code.co_names[argument]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _assigned_globals(constant)
