@@ -271,7 +271,8 @@ class ClientNames:
         now = self.names.get(naming.name)
         for statement in (before, naming.statement):
             if statement is not None and statement is not now and naming.name:
-                self._named.pop(statement, None)
+                if not any(later.statement is statement for later in pending or ()):  # it may be made again already
+                    self._named.pop(statement, None)
                 self._remember_former(statement, naming.name)
 
     @property

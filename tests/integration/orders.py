@@ -1431,6 +1431,14 @@ ENDINGS = (
 
 # What random orders have found, each as short as it gets.
 FOUND = (
+    one(
+        "a statement made again under its name, its text also under another",
+        (P("a", "select $1::int"), S()),
+        (close_statement("a"), P("a", "select $1::int"), S()),
+        (P("b", "select $1::int"), S()),
+        (B("", "b"), E(), B("", "a"), E(), S()),
+        (B("", "a"), E(), B("", "b"), E(), S()),
+    ),
     several(
         "a name parsed with Flush, then a simple query",
         t(0, (P("a", FEW), H()), (Q("select 1"),)),

@@ -70,6 +70,22 @@ def test_a_close_counts_from_its_place_on() -> None:
     assert names.find(b"s") is new
 
 
+def test_a_statement_made_again_under_its_name_is_taken() -> None:
+    """Between the two answers, and behind them."""
+    names = ClientNames()
+    shared = statement()
+    parse(names, b"s", shared).happened()
+    closing = close(names, b"s")
+    making = parse(names, b"s", shared)
+    for answer in (closing, making):
+        assert not names.is_free(shared, b"other")
+        answer.happened()
+    assert not names.is_free(shared, b"other")
+    assert names.is_free(shared, b"s")
+    close(names, b"s").happened()
+    assert names.is_free(shared, b"other")
+
+
 def test_a_close_that_was_skipped_closed_nothing() -> None:
     names = ClientNames()
     old = statement()
@@ -155,11 +171,15 @@ def test_any_answers_in_order_leave_what_the_server_has(data: st.DataObject) -> 
     truth: dict[bytes, Statement] = {}
     outstanding: deque[tuple[Naming, int]] = deque()
     failing: set[int] = set()  # segments in which something has failed
+    shared = [statement(), statement()]  # of texts that several clients use
     for _ in range(data.draw(st.integers(0, 40))):
         match data.draw(st.sampled_from(["parse", "parse", "close", "sync", "answer", "answer", "use"])):
             case "parse":
                 name = data.draw(st.sampled_from([b"", b"a", b"b"]))
-                outstanding.append((parse(names, name, statement()), names.segment))
+                made = data.draw(st.sampled_from(shared))
+                if not names.is_free(made, name):
+                    made = statement()
+                outstanding.append((parse(names, name, made), names.segment))
             case "close":
                 name = data.draw(st.sampled_from([b"", b"a", b"b"]))
                 outstanding.append((close(names, name), names.segment))
@@ -191,6 +211,7 @@ def test_any_answers_in_order_leave_what_the_server_has(data: st.DataObject) -> 
                     else:
                         truth[naming.name] = naming.statement
                     naming.happened()
+        assert len(set(truth.values())) == len(truth), "two names for one statement: an error text may show the wrong one"
     while outstanding:
         naming, _ = outstanding.popleft()
         naming.skipped()
