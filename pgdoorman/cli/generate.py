@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgdoorman.cli.draft import Draft, DraftError, PoolDraft, languages
+from pgdoorman.cli.files import create_file, replace_file
 from pgdoorman.cli.from_pgbouncer import convert
 from pgdoorman.cli.sql_client import SqlClient, quoted_name
 from pgdoorman.config.keys import Feature, is_available
@@ -69,25 +70,46 @@ def language_of(chosen: str | None, output: Path | None) -> str:
     return languages().get(output.suffix.lower(), "yaml") if output is not None else "yaml"
 
 
-def reference(language: str, output: Path | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where it goes: a file, or standard output for None. One that is there is written over only with `force`."""
+
+    output: Path | None
+    language: str
+    force: bool = False
+
+    def is_free(self) -> bool:
+        """Whether it may be written; says so if not."""
+        path = self.output
+        if path is None or self.force or not path.is_file() or not path.stat().st_size:
+            return True
+        print(
+            f"pgdoorman: {path} is there already, and was left alone: write over it with --force, or change keys of it with "
+            "pgdoorman config set",
+            file=sys.stderr,
+        )
+        return False
+
+
+def reference(destination: Destination) -> int:
     """Every key with its default."""
-    return _deliver(reference_file(language), output)
+    return _deliver(reference_file(destination.language), destination)
 
 
-def from_pgbouncer(ini: Path, language: str, output: Path | None, *, comments: bool) -> int:
+def from_pgbouncer(ini: Path, destination: Destination, *, comments: bool) -> int:
     """What a pgbouncer.ini means, as far as there is a word for it here; the rest is named in comments and on stderr."""
     try:
         draft, notes = convert(ini)
     except ConfigError as error:
         print(f"pgdoorman: {error}", file=sys.stderr)
         return EX_CONFIG
-    code = _checked(draft, language, output, comments=comments)
+    code = _checked(draft, destination, comments=comments)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return code
 
 
-def from_server(options: GenerateOptions, language: str, output: Path | None) -> int:
+def from_server(options: GenerateOptions, destination: Destination) -> int:
     """What a server's roles and databases amount to."""
     try:
         with SqlClient.log_in(
@@ -105,7 +127,7 @@ def from_server(options: GenerateOptions, language: str, output: Path | None) ->
         print(f"pgdoorman: {options.user} may not read pg_authid, so nobody's password is known", file=sys.stderr)
         return EX_UNAVAILABLE
     draft, notes = draft_of(found, options)
-    code = _checked(draft, language, output, comments=options.comments)
+    code = _checked(draft, destination, comments=options.comments)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return code
@@ -208,28 +230,39 @@ def _pool(database: str, roles: Iterable[str], found: Found, options: GenerateOp
 # --- delivery ---------------------------------------------------------------------------------------------------------
 
 
-def _checked(draft: Draft, language: str, output: Path | None, *, comments: bool) -> int:
+def _checked(draft: Draft, destination: Destination, *, comments: bool) -> int:
     """Deliver it, and say so if it would not load: that is a defect of ours, but the file may be of use all the same."""
-    text = draft.text(language, comments=comments)
-    code = _deliver(text, output)
+    text = draft.text(destination.language, comments=comments)
+    code = _deliver(text, destination)
+    output = destination.output
+    file = str(output or f"generated.{destination.language}")
     try:
-        load_text(text, file=str(output or f"generated.{language}"), folder=output.parent if output else Path("."))
+        load_text(text, file=file, folder=output.parent if output else Path("."))
     except ConfigError as error:
         print(f"pgdoorman: what was generated needs a hand:\n{error}", file=sys.stderr)
         return code or EX_CONFIG
     return code
 
 
-def _deliver(text: str, output: Path | None) -> int:
+def _deliver(text: str, destination: Destination) -> int:
+    output = destination.output
     if output is None:
         print(text, end="")
         return 0
     try:
-        # It holds passwords: nobody else is to read it, whatever the umask says.
-        output.touch(mode=0o600)
-        output.write_text(text, encoding="utf-8")
+        _write(text, output)
     except OSError as error:
         print(f"pgdoorman: cannot write {output}: {error.strerror}", file=sys.stderr)
         return EX_CANTCREAT
     print(f"written to {output}", file=sys.stderr)
     return 0
+
+
+def _write(text: str, output: Path) -> None:
+    try:
+        create_file(output, text)
+    except FileExistsError:
+        if output.is_file():
+            replace_file(output, text.encode())
+        else:  # /dev/stdout, a pipe
+            output.write_text(text, encoding="utf-8")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgdoorman.cli.sql_client import SqlClient
-from pgdoorman.config.load import load
+from pgdoorman.cli.target import Target
+from pgdoorman.config.load import DEFAULT_PATH, load
 from pgdoorman.config.settings import GeneralSettings
 from pgdoorman.errors import ConfigError, PgDoormanError
 from pgdoorman.runtime.process import running_process
@@ -24,20 +25,6 @@ _ABSTRACT = "@pgdoorman."
 
 class NoInstance(PgDoormanError):
     """No running pgdoorman, or more than one. The text says what was tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the command line says about the instance; what is None is to be found out."""
-
-    config: Path | None = None
-    process_id: int | None = None
-    host: str | None = None
-    port: int | None = None
-    user: str | None = None
-    password: str | None = None
-    patience: float = 10.0
-    """Seconds for connecting and for each answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +108,11 @@ def _settings(path: Path | None) -> GeneralSettings | None:
         with suppress(ConfigError):
             return load(candidate).general
     return None
+
+
+def config_path(target: Target) -> Path:
+    """The configuration file that is meant: the one named, or the first one that is where it usually is."""
+    return next(_candidates(target.config), DEFAULT_PATH)
 
 
 def _candidates(path: Path | None) -> Iterator[Path]:

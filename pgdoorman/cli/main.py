@@ -7,16 +7,14 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pgdoorman import __version__
 from pgdoorman.cli import access
 from pgdoorman.cli.gil import ensure_gil_off
-
-if TYPE_CHECKING:
-    from pgdoorman.cli.instances import Target
+from pgdoorman.cli.target import JsonOption, Target, targeted
 
 DEFAULT_CONFIG = "pgdoorman.toml"
 LEVELS = ("error", "warn", "info", "debug", "trace")
@@ -148,6 +146,7 @@ def generate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; stdout if not given.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     server_host: Annotated[str | None, typer.Option("--server-host", help="Its host as the pooler sees it.")] = None,
     no_comments: Annotated[bool, typer.Option("--no-comments", help="Nothing but settings.")] = False,
     reference: Annotated[bool, typer.Option("--reference", help="Every key with its default; asks nobody.")] = False,
@@ -168,10 +167,13 @@ def generate(
         language = generator.language_of(file_format, output)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    destination = generator.Destination(output, language, force=force)
+    if not destination.is_free():
+        raise typer.Exit(generator.EX_CANTCREAT)
     if reference:
-        raise typer.Exit(generator.reference(language, output))
+        raise typer.Exit(generator.reference(destination))
     if from_pgbouncer is not None:
-        raise typer.Exit(generator.from_pgbouncer(from_pgbouncer, language, output, comments=not no_comments))
+        raise typer.Exit(generator.from_pgbouncer(from_pgbouncer, destination, comments=not no_comments))
     options = generator.GenerateOptions(
         host,
         port,
@@ -184,7 +186,7 @@ def generate(
         server_host=server_host,
         comments=not no_comments,
     )
-    raise typer.Exit(generator.from_server(options, language, output))
+    raise typer.Exit(generator.from_server(options, destination))
 
 
 @app.command()
@@ -199,86 +201,38 @@ def demo(
 
 # --- operating one that runs ------------------------------------------------------------------------------------------
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", envvar="CONFIG_FILE", help="Its configuration file: for pid file, address, admin."),
-]
-PidOption = Annotated[int | None, typer.Option("--pid", help="Its process id.")]
-HostOption = Annotated[str | None, typer.Option("--host", help="Its host or socket directory, to go over the network.")]
-PortOption = Annotated[int | None, typer.Option("--port", "-p", help="Its port.")]
-UserOption = Annotated[str | None, typer.Option("--user", "-U", help="The admin's name, with --host.")]
-PasswordOption = Annotated[
-    str | None, typer.Option("--password", envvar="PGPASSWORD", help="The admin's password, with --host.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
-
-
-def _target(
-    config: Path | None,
-    pid: int | None,
-    host: str | None,
-    port: int | None,
-    user: str | None,
-    password: str | None,
-    timeout: float = 60.0,
-) -> "Target":
-    from pgdoorman.cli.instances import Target
-
-    return Target(config, pid, host, port, user, password, timeout)
-
 
 @app.command()
-def reload(
-    config: ConfigOption = None,
-    pid: PidOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    user: UserOption = None,
-    password: PasswordOption = None,
-    timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-) -> None:
+@targeted(timeout=60.0)
+def reload(target: Target, as_json: JsonOption = False) -> int:
     """Have the running pgdoorman read its configuration again, and print what changed. 0 only if it was applied."""
     from pgdoorman.cli import operate
 
-    raise typer.Exit(operate.reload(_target(config, pid, host, port, user, password, timeout), as_json=as_json))
+    return operate.reload(target, as_json=as_json)
 
 
 @app.command()
+@targeted(timeout=60.0)
 def stop(
+    target: Target,
     graceful: Annotated[
         bool, typer.Option("--graceful/--now", help="Let transactions finish (shutdown_timeout), or do not.")
     ] = True,
     wait: Annotated[float, typer.Option("--wait", help="Seconds to wait until it is gone; 0: do not wait.")] = 120.0,
-    config: ConfigOption = None,
-    pid: PidOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    user: UserOption = None,
-    password: PasswordOption = None,
-) -> None:
+) -> int:
     """Stop the running pgdoorman and wait until it is gone."""
     from pgdoorman.cli import operate
 
-    raise typer.Exit(operate.stop(_target(config, pid, host, port, user, password), now=not graceful, wait=wait))
+    return operate.stop(target, now=not graceful, wait=wait)
 
 
 @app.command()
-def status(
-    config: ConfigOption = None,
-    pid: PidOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    user: UserOption = None,
-    password: PasswordOption = None,
-    timeout: TimeoutOption = 10.0,
-    as_json: JsonOption = False,
-) -> None:
+@targeted(timeout=10.0)
+def status(target: Target, as_json: JsonOption = False) -> int:
     """Which pgdoorman runs, since when, and how much it has to do."""
     from pgdoorman.cli import operate
 
-    raise typer.Exit(operate.status(_target(config, pid, host, port, user, password, timeout), as_json=as_json))
+    return operate.status(target, as_json=as_json)
 
 
 def _complete_show(incomplete: str) -> list[str]:
@@ -288,47 +242,33 @@ def _complete_show(incomplete: str) -> list[str]:
 
 
 @app.command()
+@targeted(timeout=10.0)
 def show(
+    target: Target,
     what: Annotated[
         list[str],
         typer.Argument(
             help="As behind SHOW in the console: pools, clients, servers, help ...", autocompletion=_complete_show
         ),
     ],
-    config: ConfigOption = None,
-    pid: PidOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    user: UserOption = None,
-    password: PasswordOption = None,
-    timeout: TimeoutOption = 10.0,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """What the console shows, as a table or as JSON."""
     from pgdoorman.cli import operate
 
-    raise typer.Exit(operate.show(_target(config, pid, host, port, user, password, timeout), what, as_json=as_json))
+    return operate.show(target, what, as_json=as_json)
 
 
 DatabaseArgument = Annotated[str, typer.Argument(help="The database; all of them if it is left out.")]
 
 
 def _add_order(verb: str, help_text: str) -> None:
-    def command(
-        database: DatabaseArgument = "",
-        config: ConfigOption = None,
-        pid: PidOption = None,
-        host: HostOption = None,
-        port: PortOption = None,
-        user: UserOption = None,
-        password: PasswordOption = None,
-        timeout: TimeoutOption = 60.0,
-    ) -> None:
+    @app.command(verb.lower(), help=help_text)
+    @targeted(timeout=60.0)
+    def command(target: Target, database: DatabaseArgument = "") -> int:
         from pgdoorman.cli import operate
 
-        raise typer.Exit(operate.order(_target(config, pid, host, port, user, password, timeout), verb, database))
-
-    app.command(verb.lower(), help=help_text)(command)
+        return operate.order(target, verb, database)
 
 
 _add_order("PAUSE", "Give out no backend any more; transactions finish, new queries wait.")
@@ -338,36 +278,97 @@ _add_order("KILL", "Pause, and close clients and backends.")
 
 
 @app.command()
-def upgrade(
-    config: ConfigOption = None,
-    pid: PidOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    user: UserOption = None,
-    password: PasswordOption = None,
-    timeout: TimeoutOption = 120.0,
-) -> None:
+@targeted(timeout=120.0)
+def upgrade(target: Target) -> int:
     """Start a new process in the place of the running one; that one serves its clients until they leave."""
     from pgdoorman.cli import operate
 
-    raise typer.Exit(operate.order(_target(config, pid, host, port, user, password, timeout), "UPGRADE"))
+    return operate.order(target, "UPGRADE")
 
 
 @app.command()
+@targeted(timeout=10.0)
 def top(
+    target: Target,
     interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one screen and exit.")] = False,
-    config: ConfigOption = None,
-    pid: PidOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    user: UserOption = None,
-    password: PasswordOption = None,
-) -> None:
+) -> int:
     """A live screen of pools, clients, rates and latencies."""
     from pgdoorman.cli import top as screen
 
-    raise typer.Exit(screen.run(_target(config, pid, host, port, user, password, 10.0), interval, once))
+    return screen.run(target, interval, once)
+
+
+# --- its configuration file -------------------------------------------------------------------------------------------
+
+config_app = typer.Typer(
+    help="Read and change keys of the configuration file; its comments stay.", no_args_is_help=True
+)
+app.add_typer(config_app, name="config")
+
+KeyArgument = Annotated[
+    str, typer.Argument(help="general.idle_timeout, pools.shop.server_host, pools.shop.users.alice.pool_size ...")
+]
+ReloadOption = Annotated[bool, typer.Option("--reload", help="Then have the running pgdoorman reload it.")]
+
+
+def _complete_key(incomplete: str) -> list[str]:
+    from pgdoorman.config.keys import Section, Since, keys_of
+
+    sections = (Section.GENERAL, Section.WEB, Section.TALOS)
+    names = (
+        f"{section}.{name}"
+        for section in sections
+        for name, key in keys_of(section).items()
+        if key.since is not Since.LATER
+    )
+    return [name for name in names if name.startswith(incomplete)]
+
+
+@config_app.command("get")
+@targeted(timeout=10.0)
+def config_get(
+    target: Target,
+    key: Annotated[
+        str | None, typer.Argument(help="The key; all of them if it is left out.", autocompletion=_complete_key)
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Print what the configuration says, or what it inherits; secrets are not shown."""
+    from pgdoorman.cli import config_file
+    from pgdoorman.cli.instances import config_path
+
+    return config_file.get(config_path(target), key, as_json=as_json)
+
+
+@config_app.command("set")
+@targeted(timeout=60.0)
+def config_set(
+    target: Target,
+    key: KeyArgument,
+    value: Annotated[
+        list[str] | None,
+        typer.Argument(help="The value; several for a list. A secret is asked for, or read from a pipe."),
+    ] = None,
+    then_reload: ReloadOption = False,
+) -> int:
+    """Give a key another value. The file is checked first, and left alone if it could not be used then."""
+    from pgdoorman.cli import config_file, operate
+    from pgdoorman.cli.instances import config_path
+
+    code = config_file.put(config_path(target), key, value or [])
+    return code if code or not then_reload else operate.reload(target, as_json=False)
+
+
+@config_app.command("unset")
+@targeted(timeout=60.0)
+def config_unset(target: Target, key: KeyArgument, then_reload: ReloadOption = False) -> int:
+    """Take a key out, so that its default holds. The file is checked first, and left alone if it could not be used then."""
+    from pgdoorman.cli import config_file, operate
+    from pgdoorman.cli.instances import config_path
+
+    code = config_file.take_out(config_path(target), key)
+    return code if code or not then_reload else operate.reload(target, as_json=False)
 
 
 access.register(app)
@@ -380,10 +381,11 @@ OWN_OPTIONS = frozenset({"--version", "-V", "--help", "--install-completion", "-
 
 def commands() -> frozenset[str]:
     """The names of all commands."""
-    names = (
+    names = [
         command.name or getattr(command.callback, "__name__", "").replace("_", "-")
         for command in app.registered_commands
-    )
+    ]
+    names += [str(group.name) for group in app.registered_groups]
     return frozenset(filter(None, names))
 
 

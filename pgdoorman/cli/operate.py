@@ -12,8 +12,9 @@ from select import POLLIN, poll
 from typing import Any
 
 from pgdoorman.admin.commands import WAIT_FOR_RESTART
-from pgdoorman.cli.instances import Instance, Target, find
+from pgdoorman.cli.instances import Instance, find
 from pgdoorman.cli.sql_client import Answer, quoted_name
+from pgdoorman.cli.target import Target
 from pgdoorman.cli.terminal import as_number, print_table
 from pgdoorman.errors import BackendRefused, PgDoormanError
 

@@ -15,9 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pgdoorman.cli.instances import Instance, Target
+from pgdoorman.cli.instances import Instance
 from pgdoorman.cli.operate import with_instance
 from pgdoorman.cli.sql_client import Row, SqlClient
+from pgdoorman.cli.target import Target
 
 type _WaitKey = Callable[[float], str]
 

@@ -10,6 +10,7 @@ is held against the same measure. What fails it is refused: no file is left in d
 import copy
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, Final
@@ -17,7 +18,6 @@ from typing import Any, Final
 import tomlkit
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.util import load_yaml_guess_indent
 from tomlkit.exceptions import TOMLKitError
 
 from pgdoorman.config import toml_format, yaml_format
@@ -29,7 +29,10 @@ _MOST_LINES: Final = 2000  # that one value may take
 _LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
 _KEY: Final = {
     "toml": re.compile(r"""[ \t]*(?:[A-Za-z0-9_.\- \t]|"(?:\\.|[^"\\\n])*"|'[^'\n]*')+=[ \t]*"""),
-    "yaml": re.compile(r"""[ ]*(?:-[ ]+)*(?:"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[^"'#:\s\[\]{},&*!|>%@`][^#:\n]*?)[ ]*:(?:[ ]+|(?=\r?\n|$))"""),
+    "yaml": re.compile(
+        r"""[ ]*(?:-[ ]+)*(?:"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[^"'#:\s\[\]{},&*!|>%@`][^#:\n]*?)[ ]*"""
+        r""":(?:[ ]+|(?=\r?\n|$))"""
+    ),
 }  # fmt: skip
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -50,7 +53,7 @@ def with_value(text: str, file: str, path: Path, value: Any) -> str:
     Raises ConfigError if the text cannot be read, or what it says cannot be changed so without doing more.
     """
     editor = _Editor(text, file)
-    return editor.chosen(_changed(editor.said, path, value), editor.with_value(path, value), path)
+    return editor.chosen([_changed(editor.said, path, value)], editor.with_value(path, value), path)
 
 
 def without_value(text: str, file: str, path: Path) -> str:
@@ -58,11 +61,12 @@ def without_value(text: str, file: str, path: Path) -> str:
     editor = _Editor(text, file)
     expected = copy.deepcopy(editor.said)
     del _container(expected, path)[path[-1]]
-    return editor.chosen(expected, editor.without_value(path), path)
+    # A dotted key takes the table that it made with it.
+    return editor.chosen([expected, _pruned(expected, path)], editor.without_value(path), path)
 
 
 def _parse(text: str, file: str) -> Node:
-    return (yaml_format if language_of(file) == "yaml" else toml_format).parse(text, file)
+    return yaml_format.parse(text, file) if language_of(file) == "yaml" else toml_format.parse(text, file)
 
 
 def _plain(node: Node) -> Any:
@@ -90,6 +94,17 @@ def _container(said: Any, path: Path) -> Any:
     return said
 
 
+def _pruned(said: Any, path: Path) -> Any:
+    """Without the tables on the path that have nothing in them."""
+    said = copy.deepcopy(said)
+    for depth in range(len(path) - 1, 0, -1):
+        outer = _container(said, path[:depth])
+        if outer[path[depth - 1]] != {} or not isinstance(outer, dict):
+            break
+        del outer[path[depth - 1]]
+    return said
+
+
 def _there(said: Any, path: Path) -> bool:
     for step in path:
         if not (step in said if isinstance(said, dict) else isinstance(said, list) and step in range(len(said))):
@@ -110,14 +125,24 @@ class _Editor:
         self._lines: list[str] = _LINE.findall(text)
         self._end = "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
 
-    def chosen(self, expected: Any, texts: Iterator[str], path: Path) -> str:
-        """The first of these texts that says what is expected."""
+    def chosen(self, expected: list[Any], texts: Iterator[str], path: Path) -> str:
+        """The first of these texts that says something of what is expected."""
         for text in texts:
-            if self._says(text) == expected:
+            if self._says(text) in expected and self._keeps_comments(text):
                 return text
         place = find(self._root, path)
         message = "cannot be changed by a command as the file has it; change it by hand"
         raise ConfigError(message, file=self._file, line=place.line, key=spell(path))
+
+    def _keeps_comments(self, text: str) -> bool:
+        """ruamel.yaml loses some that stand behind a block of text."""
+        lost = _remarks(self._text) - _remarks(text)
+        return not lost or all(self._is_text(remark) for remark in lost)
+
+    def _is_text(self, line: str) -> bool:
+        """Whether a line that looks like a comment is part of a value."""
+        without = self._says(self._text.replace(line, ""))
+        return bool(without != self.said)
 
     def _says(self, text: str) -> Any:
         try:
@@ -230,6 +255,10 @@ class _Editor:
             return  # neither library says what it may raise for what it cannot do
 
 
+def _remarks(text: str) -> Counter[str]:
+    return Counter(line.strip() for line in text.splitlines() if line.lstrip().startswith("#"))
+
+
 def _by_tomlkit(text: str, path: Path, value: Any, removed: bool) -> str:
     document = tomlkit.parse(text)
     _put(document, path, value, removed)
@@ -237,13 +266,14 @@ def _by_tomlkit(text: str, path: Path, value: Any, removed: bool) -> str:
 
 
 def _by_ruamel(text: str, path: Path, value: Any, removed: bool) -> str:
-    _, mapping, sequence = load_yaml_guess_indent(text)
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
     yaml.width = 10_000
-    offset = sequence if sequence is not None else 2
-    yaml.indent(mapping=mapping or 2, sequence=offset + 2, offset=offset)
-    yaml.explicit_start = text.lstrip().startswith("---")  # type: ignore[assignment]  # declared as None
+    step = re.search(r"^[^#\s-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ ]*(?:#[^\n]*)?\n)*([ ]+)[^\s#-]", text, re.MULTILINE)
+    dash = re.search(r"^([ ]*)[^#\s-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ ]*(?:#[^\n]*)?\n)*([ ]*)-[ ]+", text, re.MULTILINE)
+    offset = len(dash[2]) - len(dash[1]) if dash else 2
+    yaml.indent(mapping=len(step[1]) if step else 2, sequence=offset + 2, offset=offset)
+    yaml.explicit_start = text.lstrip().startswith("---")
     document = yaml.load(text)
     _put(document, path, value, removed)
     out = io.StringIO()

@@ -18,16 +18,40 @@ DEFAULT_PATH = Path("pgdoorman.toml")
 _YAML = (".yaml", ".yml")
 
 
-def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+def load(
+    path: Path, environment: Mapping[str, str] = os.environ, instead: Mapping[Path, str] | None = None
+) -> Settings:
     """The settings in the file at `path` (TOML, or YAML if it ends in .yaml or .yml) and in the files that it includes.
 
-    `environment` is what `${NAME}` refers to. Raises ConfigErrors with everything that is wrong.
+    `environment` is what `${NAME}` refers to; `instead` has texts that are to be taken for those of files. Raises
+    ConfigErrors with everything that is wrong.
     """
+    instead = instead or {}
     try:
-        text = _read(path)
+        text = instead[path] if path in instead else read_file(path)
     except ConfigError as error:
         raise ConfigErrors([error]) from None
-    return load_text(text, file=str(path), environment=environment, folder=path.parent)
+    return load_text(text, file=str(path), environment=environment, folder=path.parent, instead=instead)
+
+
+def parts(path: Path) -> dict[Path, str]:
+    """The texts of the file at `path` and of those that it includes, in the order in which they are laid over each other.
+
+    Raises ConfigErrors if one of them cannot be read.
+    """
+    findings = Findings([str(path)])
+    try:
+        texts = {path: read_file(path)}
+        include = _sections(_parse(texts[path], str(path))).get("include")
+        at = Surroundings({}, path.parent)
+        for item in [] if include is None else _included(include, findings):
+            included = at.find_file(str(item.value))
+            texts[included] = read_file(included)
+            _parse(texts[included], str(included))
+    except ConfigError as error:
+        raise ConfigErrors([error]) from None
+    findings.finish()
+    return texts
 
 
 def load_text(
@@ -35,6 +59,7 @@ def load_text(
     file: str = "pgdoorman.toml",
     environment: Mapping[str, str] = os.environ,
     folder: Path = Path("."),
+    instead: Mapping[Path, str] | None = None,
 ) -> Settings:
     """The settings in a text, as if it stood in `file` (whose ending decides the format) in `folder`.
 
@@ -47,7 +72,7 @@ def load_text(
         root = _parse(text, file)
     except ConfigError as error:
         raise ConfigErrors([error]) from None
-    root = _include(root, at, findings, names)
+    root = _include(root, at, findings, names, instead or {})
     findings.finish()  # what follows would complain of what an unreadable file was to bring
     findings.stand_on(root)
     settings = Reader(root, at, findings).settings()
@@ -63,7 +88,8 @@ def load_text(
     )
 
 
-def _read(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """The text of a file, without a byte order mark. Raises ConfigError."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -97,7 +123,7 @@ def _check_depth(node: Node, depth: int) -> None:
         _check_depth(child, depth + 1)
 
 
-def _include(root: Node, at: Surroundings, findings: Findings, names: list[str]) -> Node:
+def _include(root: Node, at: Surroundings, findings: Findings, names: list[str], instead: Mapping[Path, str]) -> Node:
     """The main file with the included ones merged over it, in the order of the list."""
     include = _sections(root).get("include")
     if include is None:
@@ -107,15 +133,15 @@ def _include(root: Node, at: Surroundings, findings: Findings, names: list[str])
         names.append(str(path))
         at.files.append(path)
         try:
-            root = merge(root, _parse_included(path, item))
+            root = merge(root, _parse_included(path, item, instead.get(path)))
         except ConfigError as error:
             findings.add(error)
     return root
 
 
-def _parse_included(path: Path, item: Node) -> Node:
+def _parse_included(path: Path, item: Node, text: str | None) -> Node:
     try:
-        text = _read(path)
+        text = read_file(path) if text is None else text
     except ConfigError as error:
         message = f"{path} {error.message}"
         raise ConfigError(message, file=item.file, line=item.line, key="include.files") from None

@@ -3,17 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pgdoorman.config.document import Node, Value
+from pgdoorman.config.document import Node
 from pgdoorman.config.findings import Findings
 from pgdoorman.config.keys import Change, Key, Section, Since, keys_of
 from pgdoorman.config.kinds import Choice, Duration, Flag, Integer, Refused, Size, Text, suggest
+from pgdoorman.config.names import as_typed
 from pgdoorman.config.references import Surroundings
 from pgdoorman.config.settings import Settings
 from pgdoorman.config.validate import validate
 from pgdoorman.errors import ConfigError
 
-_TRUE = frozenset({"1", "on", "true", "yes", "t"})
-_FALSE = frozenset({"0", "off", "false", "no", "f"})
 # What can be said in a word. The others (secrets, files, rules, lists) belong into the file.
 _PLAIN = (Choice, Duration, Flag, Integer, Size, Text)
 
@@ -27,7 +26,7 @@ def with_setting(settings: Settings, name: str, text: str) -> Settings:
     key = settable(name)
     where = Surroundings({}, Path("."), [])
     try:
-        value = key.kind.read(Node(_value(key, text), "", 0), where)
+        value = key.kind.read(Node(as_typed(key.kind, text), "", 0), where)
     except Refused as refused:
         raise ConfigError("; ".join(message for message, _ in refused.complaints), key=name) from None
     changed = replace(settings, general=replace(settings.general, **{name: value}))
@@ -58,13 +57,3 @@ def settable(name: str) -> Key:
     if not isinstance(key.kind, _PLAIN):
         raise ConfigError("cannot be changed here; change it in the file and RELOAD", key=name)
     return key
-
-
-def _value(key: Key, text: str) -> Value:
-    """The text as the file would hold it."""
-    word = text.strip()
-    if isinstance(key.kind, Flag):
-        return True if word.lower() in _TRUE else False if word.lower() in _FALSE else word
-    if isinstance(key.kind, Integer | Duration | Size) and word.isascii() and word.lstrip("-").isdigit():
-        return int(word)
-    return text

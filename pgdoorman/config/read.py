@@ -143,7 +143,7 @@ class Reader:
         known = {*keys, *(alias for key in keys.values() for alias in key.aliases), *_NESTED.get(section, ())}
         for name, node in table.items():
             if name not in known:
-                self._findings.refuse((*path, name), "no such key" + _hint(name, section, known), node)
+                self._findings.refuse((*path, name), "no such key" + hint(name, section, known), node)
 
     def _value(self, key: Key, section: Section, path: Path, table: dict[str, Node], parent: Node) -> Any:
         name = self._name_used(key, path, table)
@@ -192,7 +192,7 @@ class Reader:
         return _STAND_INS.get(key.name, "") if default is REQUIRED else default
 
 
-def _hint(name: str, section: Section, known: set[str]) -> str:
+def hint(name: str, section: Section, known: set[str]) -> str:
     """Where the key belongs if it stands in the wrong section, else the key that looks most like it."""
     homes = [key for key in KEYS if name == key.name or name in key.aliases]
     if homes:
