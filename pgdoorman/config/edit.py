@@ -82,9 +82,12 @@ def _plain(node: Node) -> Any:
 def _changed(said: Any, path: Path, value: Any) -> Any:
     changed = copy.deepcopy(said)
     place = changed
-    for step in path[:-1]:
-        place = place.setdefault(step, {}) if isinstance(place, dict) else place[step]
-    place[path[-1]] = value
+    try:
+        for step in path[:-1]:
+            place = place.setdefault(step, {}) if isinstance(place, dict) else place[step]
+        place[path[-1]] = value
+    except (TypeError, LookupError):
+        raise ConfigError("there is something else than a table in its place", key=spell(path)) from None
     return changed
 
 

@@ -102,25 +102,34 @@ def read_file(path: Path) -> str:
 def _parse(text: str, file: str) -> Node:
     if "\0" in text:
         raise ConfigError("holds a zero byte", file=file, line=text.count("\n", 0, text.index("\0")) + 1)
+    if file.lower().endswith(".ini"):
+        message = "looks like PgBouncer's file; convert it with pgdoorman generate --from-pgbouncer"
+        raise ConfigError(message, file=file)
     root = (yaml_format if file.lower().endswith(_YAML) else toml_format).parse(text, file)
     if not isinstance(root.value, dict):
         raise ConfigError(f"must be a table of sections, not {describe(root.value)}", file=file, line=1)
-    _check_depth(root, 0)
+    _check_shape(root, 0)
     return _list_users(root)
 
 
-def _check_depth(node: Node, depth: int) -> None:
+def _check_shape(node: Node, depth: int) -> None:
+    """Nothing nested beyond reason, and no text that could not be written: YAML can spell half a character."""
     if depth > MAX_DEPTH:
         raise ConfigError("nested too deeply", file=node.file, line=node.line)
     match node.value:
         case dict():
             children = list(node.value.values())
+            texts = list(node.value)
         case list():
-            children = node.value
+            children, texts = node.value, []
+        case str():
+            children, texts = [], [node.value]
         case _:
             return
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise ConfigError("holds a surrogate, which is no character", file=node.file, line=node.line)
     for child in children:
-        _check_depth(child, depth + 1)
+        _check_shape(child, depth + 1)
 
 
 def _include(root: Node, at: Surroundings, findings: Findings, names: list[str], instead: Mapping[Path, str]) -> Node:

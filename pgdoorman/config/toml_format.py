@@ -16,6 +16,7 @@ from pgdoorman.errors import ConfigError
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_TOO_LONG = re.compile(r"[0-9_]{4000}")
 _SPACE = re.compile(r"[ \t]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"[^,\]}#\r\n]+")
@@ -34,6 +35,10 @@ def parse(text: str, file: str) -> Node:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(str(error), text, file) from None
+    except ValueError:  # of int(), which takes so many digits and no more
+        found = _TOO_LONG.search(text)
+        line = text.count("\n", 0, found.start()) + 1 if found else 0
+        raise ConfigError("TOML: a number with too many digits", file=file, line=line) from None
     except RecursionError:
         raise ConfigError("nested too deeply", file=file) from None
     # tomllib takes \r\n for \n before it parses, and so must the scanner.

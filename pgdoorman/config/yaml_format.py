@@ -6,6 +6,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarbool import ScalarBoolean
 from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString, ScalarString
 
@@ -29,8 +30,12 @@ def parse(text: str, file: str) -> Node:
         raise _syntax_error("this key stands twice in one mapping", error, file) from None
     except MarkedYAMLError as error:
         raise _syntax_error(error.problem or error.context or "cannot be read", error, file) from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"YAML: {type(error).__name__}", file=file) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError("YAML: a character that no text may hold", file=file, line=line) from None
+    except (YAMLError, ValueError, AttributeError) as error:
+        # AttributeError: of a mapping that is merged (<<) into itself.
+        raise ConfigError(f"YAML: cannot be read ({type(error).__name__})", file=file) from None
     except RecursionError:
         raise ConfigError("nested too deeply", file=file) from None
     return _Tree(file, len(text)).node({} if document is None else document, 1, 1, 0)
@@ -72,12 +77,13 @@ class _Tree:
 
     def _table(self, mapping: CommentedMap, line: int, depth: int) -> dict[str, Node]:
         table = {}
+        places = mapping.lc.data or {}
         for key, item in mapping.items():
             if item is None:
                 continue
             key_line, value_line = line, line
-            if key in mapping.lc.data:  # a key that came by a merge (<<) has no place of its own
-                key_line, value_line = mapping.lc.data[key][0] + 1, mapping.lc.data[key][2] + 1
+            if key in places:  # a key that came by a merge (<<) has no place of its own
+                key_line, value_line = places[key][0] + 1, places[key][2] + 1
             if str(key) in table:  # 1 and "1" are two keys to YAML
                 raise ConfigError(f'the key "{key}" stands twice in one mapping', file=self._file, line=key_line)
             table[str(key)] = self.node(item, key_line, value_line, depth + 1)
@@ -85,9 +91,10 @@ class _Tree:
 
     def _list(self, sequence: CommentedSeq, line: int, depth: int) -> list[Node]:
         items = []
+        places = sequence.lc.data or {}  # none for one with a tag
         for position, item in enumerate(sequence):
             if item is None:
                 continue
-            at = sequence.lc.data[position][0] + 1 if position in sequence.lc.data else line
+            at = places[position][0] + 1 if position in places else line
             items.append(self.node(item, at, at, depth + 1))
         return items

@@ -153,6 +153,14 @@ def test_what_is_refused_changes_nothing(words: tuple[str, ...], complaint: str)
     assert sorted(os.listdir()) == ["more.yaml", "pgdoorman.toml"]
 
 
+def test_a_value_where_a_table_should_be() -> None:
+    Path("pgdoorman.toml").write_text("general = 1\npools = {}\n")
+    done = _config("set", "general.port", "5")
+    assert (done.exit_code, done.stderr) == (
+        78, "pgdoorman: general.port: there is something else than a table in its place\n",
+    )  # fmt: skip
+
+
 def test_a_file_that_is_wrong_can_be_put_right() -> None:
     Path("pgdoorman.toml").write_text(MAIN.replace("16432", '"soon"'))
     assert _config("get", "general.port").exit_code == 78

@@ -82,3 +82,22 @@ def test_every_line_of_the_reference_missing_once(language: str) -> None:
     ]
     for position in range(len(lines)):
         _read("\n".join(lines[:position] + lines[position + 1 :]), f"a.{language}")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        ("a.toml", "[general]\nport = " + "9" * 5000, "a.toml:2: TOML: a number with too many digits"),
+        ("a.yaml", "general: !!python/object/apply:os.system ['true']", "a.yaml:1: general: must be a table"),
+        ("a.yaml", "general: !x {port: 1}\npools: {}", "a.yaml:1: general.admin_username: this key is required"),
+        ("a.yaml", "general: &x\n  <<: *x\n  port: 1", "a.yaml: YAML: cannot be read"),
+        ("a.yaml", 'general:\n  host: "\\ud800"', "a.yaml:2: holds a surrogate"),
+        ("a.yaml", '"\\ud800": 1', "a.yaml:1: holds a surrogate"),
+        ("a.yaml", "general:\n  host: \x01", "a.yaml:2: YAML: a character that no text may hold"),
+        ("pgbouncer.ini", "[databases]\nx =\n", "pgbouncer.ini: looks like PgBouncer's file"),
+    ],
+)
+def test_what_has_hurt_before(file: str, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigErrors) as refused:
+        load_text(text, file)
+    assert complaint in str(refused.value)

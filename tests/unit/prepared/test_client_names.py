@@ -211,7 +211,9 @@ def test_any_answers_in_order_leave_what_the_server_has(data: st.DataObject) -> 
                     else:
                         truth[naming.name] = naming.statement
                     naming.happened()
-        assert len(set(truth.values())) == len(truth), "two names for one statement: an error text may show the wrong one"
+        assert len(set(truth.values())) == len(truth), (
+            "two names for one statement: an error text may show the wrong one"
+        )
     while outstanding:
         naming, _ = outstanding.popleft()
         naming.skipped()
