@@ -29,7 +29,10 @@ class Flavour(enum.Enum):
 
 def is_console(database: str) -> bool:
     """Whether this database name means the console."""
-    return any(database == flavour.value for flavour in Flavour)
+    return database in _NAMES
+
+
+_NAMES = frozenset(flavour.value for flavour in Flavour)
 
 
 class InvalidCommand(PgDoormanError):

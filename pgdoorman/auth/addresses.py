@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -28,6 +29,7 @@ class Network:
         return address.version == self.version and (address.number ^ self.number) & self.mask == 0
 
 
+@lru_cache(maxsize=4096)  # clients come again and again from the same ones
 def parse_address(text: str) -> IpAddress | None:
     """An IP address, None for anything else. A zone ("%eth0") is not looked at."""
     try:

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from threading import Lock
 from weakref import WeakValueDictionary
 
+from pgdoorman.protocol.results import parameter_status
+
 # Not settings of a session, though pg_settings may list them as set: they belong to a transaction or are a one-way act.
 NOT_CARRIED = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed"})
 
@@ -61,10 +63,18 @@ class SessionSettings:
 class Reported:
     """Reported parameters in server order, interned by `reported_of`."""
 
-    __slots__ = ("__weakref__", "by_name")
+    __slots__ = ("__weakref__", "_messages", "by_name")
 
     def __init__(self, by_name: Mapping[str, str]) -> None:
         self.by_name = dict(by_name)
+        self._messages = b""
+
+    @property
+    def messages(self) -> bytes:
+        """A ParameterStatus for each, as a client is greeted with them. Made once: nearly all clients are told the same."""
+        if not self._messages:
+            self._messages = b"".join(parameter_status(name, value) for name, value in self.by_name.items())
+        return self._messages
 
     def __repr__(self) -> str:
         return f"<Reported {self.by_name!r}>"

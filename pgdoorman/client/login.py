@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pgdoorman.auth.client_login import (
@@ -38,7 +40,6 @@ from pgdoorman.protocol.startup import (
     parse_first_packet,
 )
 from pgdoorman.runtime.helpers import Helpers
-from pgdoorman.runtime.timers import Timer
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.handshake_rate import HandshakeRate
 from pgdoorman.transport.peer import Peer
@@ -126,16 +127,22 @@ class Login:
         self._handshake: ClientHandshake | None = None
         self._untouched = True  # nothing has come yet
         self._over = False
-        self._timer: Timer | None = None
+        self.deadline = monotonic() + reception.login_timeout if reception.login_timeout else inf
+        """When it will have taken too long, in monotonic seconds. Looked at by the house: a timer of each login's own would be
+        set and cancelled for nothing nearly always."""
 
     def __repr__(self) -> str:
         return f"<Login of {self.peer}>"
 
     def begin(self) -> None:
-        """Listen; on the worker's thread."""
-        if self._reception.login_timeout:
-            self._timer = self._worker.after(self._reception.login_timeout, self._out_of_time)
+        """Have the worker listen. From any thread; from then on everything happens on the worker's. Raises OSError or
+        ValueError if the worker has ended."""
         self._worker.watch(self.fd, self.on_event)
+
+    def give_up(self) -> None:
+        """It has taken too long. From any thread."""
+        self.deadline = inf
+        self._worker.post(self._out_of_time)
 
     def on_event(self, worker: Worker, events: int) -> None:
         """The poller's handler."""
@@ -185,16 +192,15 @@ class Login:
             self.sock, door, self._worker, direct=direct, done=self._secured, failed=self._fail
         )
         self.sock = securing.sock
-        if self._timer is None:
-            self._timer = self._worker.after(HANDSHAKE_PATIENCE, self._out_of_time)
+        if self.deadline == inf:
+            self.deadline = monotonic() + HANDSHAKE_PATIENCE
         securing.begin(self._reception.handshakes.delay())
 
     def _secured(self, handshake: "ClientHandshake") -> None:
         self._securing = None
         self._handshake = handshake
-        if not self._reception.login_timeout and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if not self._reception.login_timeout:
+            self.deadline = inf
 
     def _tls_facts(self) -> TlsFacts | None:
         handshake = self._handshake
@@ -391,9 +397,7 @@ class Login:
         self._fail(LoginTimeout("canceling authentication due to timeout"))
 
     def _stop_listening(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.deadline = inf
         self._worker.unwatch(self.fd)
 
     def _close(self) -> None:

@@ -27,6 +27,9 @@ from pgdoorman.runtime.poller import NOTHING, READ
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
 
+_OK = wire.ok()
+_READY = ready_for_query()
+
 # Parameters that a client may send but that are not its own to choose here.
 _NEVER = frozenset({"is_superuser", "server_version", "server_encoding", "integer_datetimes"})
 
@@ -185,11 +188,10 @@ class Welcome:
         length = 4 if arrived.version < codes.PROTOCOL_3_2 else 32
         key = self._services.cancel_keys.issue(session, length, 0 if backend is None else backend.process_id)
         session.cancel_key = key
-        parts = [wire.ok()]
-        parts += [parameter_status(name, value) for name, value in told.by_name.items()]
+        parts = [_OK, told.messages]
         if pool.settings.pooler_parameters:
             parts += [parameter_status(name, value) for name, value in pool.pooler_parameters().items()]
-        parts += [backend_key_data(key.process_id, key.secret), ready_for_query()]
+        parts += [backend_key_data(key.process_id, key.secret), _READY]
         pool.counters[self.worker_index].logins += 1
         self._settled(session)
         session.begin_serving(self.worker, b"".join(parts), arrived.rest, backend)

@@ -360,6 +360,7 @@ class Doorman:
             pool.tick(now)
         for quota in self.registry.quotas():
             quota.tick(now)
+        self.desk.expire_logins(now)
         self.control.check()
         if self._mode is not None:
             self._look_for_the_end(now)

@@ -109,7 +109,7 @@ class Desk:
         self._next_login = count()
         self.login_timeout = 60.0
         self.rules: HbaRules = HbaRules(())
-        self.knobs: LoginKnobs
+        self._knobs: dict[str, LoginKnobs] = {}  # as they are for databases with this usual secret; "" for all
         self.patient_helpers = patient_helpers
         self.failed = FailedLogins()
         self._usual: dict[str, UsualSecret] = {}
@@ -136,9 +136,18 @@ class Desk:
         with self._lock:
             self.connections["total"] += 1
             self.logging_in.add(login)
-        if not worker.post(login.begin):
+        try:
+            login.begin()
+        except (OSError, ValueError):  # the worker has ended, and its poller with it
             sock.close()
             self.login_ended(login)
+
+    def expire_logins(self, now: float) -> None:
+        """Give up those that have taken too long, by monotonic time. From any thread."""
+        with self._lock:
+            late = [login for login in self.logging_in if now > login.deadline]
+        for login in late:
+            login.give_up()
 
     @property
     def has_room(self) -> bool:
@@ -170,8 +179,20 @@ class Desk:
         if usual is None:
             query = self._lookups.of(database)
             usual = query.usual_secret if query is not None else "scram-sha-256"
-        knobs = self.knobs
-        return knobs if usual == knobs.unknown_user_method else replace(knobs, unknown_user_method=usual)
+        variants = self._knobs
+        knobs = variants.get(usual)
+        if knobs is None:
+            knobs = variants[usual] = replace(variants[""], unknown_user_method=usual)
+        return knobs
+
+    @property
+    def knobs(self) -> LoginKnobs:
+        """How clients prove themselves."""
+        return self._knobs[""]
+
+    @knobs.setter
+    def knobs(self, knobs: LoginKnobs) -> None:
+        self._knobs = {"": knobs}
 
     def learn_usual(self, settings: Settings) -> None:
         """See what most users of each database have for a secret."""

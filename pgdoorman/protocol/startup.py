@@ -7,7 +7,7 @@ and whatever is malformed is a `ProtocolViolation` and never another exception.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -63,6 +63,10 @@ class StartupMessage:
 
     version: int
     parameters: tuple[tuple[str, str], ...]
+    _by_name: dict[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", dict(self.parameters))
 
     @property
     def user(self) -> str:
@@ -82,11 +86,11 @@ class StartupMessage:
     @property
     def protocol_options(self) -> tuple[str, ...]:
         """Names of the `_pq_.` options asked for, without repetitions."""
-        return tuple(dict.fromkeys(name for name, _ in self.parameters if name.startswith("_pq_.")))
+        return tuple(name for name in self._by_name if name.startswith("_pq_."))
 
     def last(self, name: str) -> str:
         """The value of a parameter, the last one where it is repeated, "" if it is absent."""
-        return next((value for key, value in reversed(self.parameters) if key == name), "")
+        return self._by_name.get(name, "")
 
     def settings(self) -> dict[str, str]:
         """The run-time parameters asked for, in PostgreSQL's order of precedence: those in `options` come first and a
@@ -95,7 +99,8 @@ class StartupMessage:
         """
         named = ((name, value) for name, value in self.parameters if not _is_connection_field(name))
         merged: dict[str, tuple[str, str]] = {}
-        for name, value in (*parse_options(self.last("options")), *named):
+        options = self.last("options")
+        for name, value in (*(parse_options(options) if options else ()), *named):
             merged[name.lower()] = (check_setting_name(name), value)
         return dict(merged.values())
 
@@ -161,9 +166,11 @@ def _decode_parameter(raw_name: bytes, raw_value: bytes) -> tuple[str, str]:
 
 def parse_replication(value: str) -> Replication:
     """The parameter `replication`: "database", or any spelling of a boolean that PostgreSQL accepts."""
+    if not value:
+        return Replication.NONE
     if value == "database":
         return Replication.LOGICAL
-    if value == "" or _is_boolean(value, false=True):
+    if _is_boolean(value, false=True):
         return Replication.NONE
     if _is_boolean(value, false=False):
         return Replication.PHYSICAL
