@@ -200,7 +200,11 @@ def _plainly_over(session: "Session", backend: Backend, unsynced: bool) -> bool:
     backend.holder = None
     waiter, errands = session.swap(backend, session.worker_index, now)
     if waiter is not None:
-        session.pool.grant(waiter, backend, session.worker)
+        worker = session.worker
+        if waiter.worker is worker:
+            waiter.granted(backend)
+        else:
+            session.pool.grant(waiter, backend, worker)
     elif errands is not None:
         session.pool.run(errands, session.worker)
     return True

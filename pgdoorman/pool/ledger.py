@@ -178,7 +178,11 @@ class Ledger[E: Entry, W: Standing]:
         if self._closed or len(self._members) < self._limit or any(self._idle):
             self._release()
             return False
-        self._waiters.join(waiter, now)
+        waiters = self._waiters
+        waiter.waiting_since = now
+        waiter.in_line = True
+        waiters.lines[waiter.worker_index].append(waiter)  # `join`, without the call
+        waiters.count += 1
         self._release()
         return True
 
@@ -209,9 +213,8 @@ class Ledger[E: Entry, W: Standing]:
         waiters = self._waiters
         if waiters.count:
             if not (self._strict or self._choosy or entry.epoch != self.epoch):
-                # Straight to a waiter: through the idle stack and settling it would cost twice as much.
-                entry.home = worker
-                entry.idle_since = now
+                # Straight to a waiter: through the idle stack and settling it would cost twice as much. (Where and since
+                # when it is idle is of no interest: it is not.)
                 waiter = waiters.next_for(worker)
                 self._release()
                 return waiter, None

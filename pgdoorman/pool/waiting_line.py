@@ -28,10 +28,10 @@ class WaitingLine[W: Standing]:
     OrderedDict locks itself against others while the first is taken out, if another thread made the key: 45 us.)
     """
 
-    __slots__ = ("_lines", "count")
+    __slots__ = ("count", "lines")
 
     def __init__(self, workers: int) -> None:
-        self._lines: list[deque[W]] = [deque() for _ in range(workers)]
+        self.lines: list[deque[W]] = [deque() for _ in range(workers)]
         self.count = 0
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class WaitingLine[W: Standing]:
         """Stand at the end."""
         waiter.waiting_since = now
         waiter.in_line = True
-        self._lines[waiter.worker_index].append(waiter)
+        self.lines[waiter.worker_index].append(waiter)
         self.count += 1
 
     def leave(self, waiter: W) -> bool:
@@ -49,16 +49,16 @@ class WaitingLine[W: Standing]:
         if not waiter.in_line:
             return False
         waiter.in_line = False
-        self._lines[waiter.worker_index].remove(waiter)
+        self.lines[waiter.worker_index].remove(waiter)
         self.count -= 1
         return True
 
     def next_for(self, worker: int) -> W:
         """Take out whose turn it is if a backend comes free at this worker. Raises IndexError if nobody waits."""
-        line = self._lines[worker]
+        line = self.lines[worker]
         if line:
             enough = line[0].waiting_since - BLUR
-            for other in self._lines:
+            for other in self.lines:
                 if other is not line and other and other[0].waiting_since < enough:
                     line = self._oldest_line()
                     break
@@ -86,7 +86,7 @@ class WaitingLine[W: Standing]:
 
     def _oldest_line(self) -> deque[W]:
         return min(
-            (line for line in self._lines if line), key=lambda line: line[0].waiting_since, default=self._lines[0]
+            (line for line in self.lines if line), key=lambda line: line[0].waiting_since, default=self.lines[0]
         )
 
 
