@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pgdoorman.backend.connection import Backend
-from pgdoorman.backend.settings import Reported, reported_of, sql_bytes
+from pgdoorman.backend.settings import MOST_REPORTED, Reported, reported_of, sql_bytes
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError, ProtocolViolation
 from pgdoorman.prepared.rewrite import query_message
 from pgdoorman.protocol import codes
@@ -166,11 +166,11 @@ def read_row(body: bytes, codec: str = "utf-8") -> tuple[str | None, ...]:
 
 
 def note_parameter(backend: Backend, body: bytes) -> tuple[str, str]:
-    """A ParameterStatus of a backend: remember it. Returns name and value."""
+    """A ParameterStatus of a backend: remember it, unless it is one of too many. Returns name and value."""
     name, _, rest = body.partition(b"\0")
     key = name.decode("utf-8", "replace")
     value = rest.partition(b"\0")[0].decode("utf-8", "replace")
     present = backend.reported.by_name
-    if present.get(key) != value:
+    if present.get(key) != value and (key in present or len(present) < MOST_REPORTED):
         backend.reported = reported_of({**present, key: value})
     return key, value

@@ -80,6 +80,9 @@ class Reported:
         return f"<Reported {self.by_name!r}>"
 
 
+MOST_REPORTED = 256
+"""Names of reported parameters that are remembered. PostgreSQL has fifteen; each new one copies all the others."""
+
 _lock = Lock()
 _settings: WeakValueDictionary[frozenset[tuple[str, str]], SessionSettings] = WeakValueDictionary()
 _reported: WeakValueDictionary[frozenset[tuple[str, str]], Reported] = WeakValueDictionary()

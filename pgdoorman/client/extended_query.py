@@ -29,12 +29,20 @@ from pgdoorman.prepared.client_names import (
     Clearing,
     ClientNames,
     Deallocating,
+    Describing,
     Doing,
     Naming,
     Preparing,
     Taken,
 )
-from pgdoorman.prepared.rewrite import STAND_IN, close_message, guard_name, parse_message, prepare_message
+from pgdoorman.prepared.rewrite import (
+    STAND_IN,
+    close_message,
+    describe_message,
+    guard_name,
+    parse_message,
+    prepare_message,
+)
 from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
 from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement, absent
 from pgdoorman.protocol import codes
@@ -44,6 +52,7 @@ from pgdoorman.protocol.exchange import (
     A_CLOSE,
     A_DESCRIBE_PORTAL,
     A_DESCRIBE_STATEMENT,
+    A_HIDDEN_CLOSE,
     A_HIDDEN_SYNC,
     A_PARSE,
     A_QUERY,
@@ -53,6 +62,7 @@ from pgdoorman.protocol.exchange import (
     AN_EXECUTE,
     BIND,
     CLOSE,
+    DESCRIBE_STATEMENT,
     EXECUTE,
     PARSE,
     QUERY,
@@ -84,7 +94,12 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
         raise MustWait
     kind = data[position]
     end = position + 1 + length_at(data, position + 1)[0]
-    if kind == codes.SYNC:
+    if exchange.copying and kind != codes.SYNC and kind != codes.FLUSH and exchange.reads_copy:
+        # The server ends the connection at anything but data, unless the COPY has just failed and it skips this: either way
+        # it does not matter what the message means.
+        exchange.ask(_untouched(data, position))
+        pieces.append(data[position:end])
+    elif kind == codes.SYNC:
         exchange.ask(
             A_SYNC if session.names is None or session.names.discarding is None else _discarding(session.names)
         )
@@ -353,6 +368,12 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
             exchange.ask(Expected(PARSE, effect=Taken(names, name)))
             pieces.append(parse_message(TAKEN.name, tail))
             return
+    if not name.isascii():
+        # It is not sent, and only the server can tell whether it is text in the client's encoding.
+        exchange.ask(A_HIDDEN_CLOSE)
+        pieces.append(close_message(ABSENT_PREFIX + name))
+    if name and exchange.awaits_ready and _PREPARING.match(session.recent, 5):
+        raise MustWait  # what SQL is about to prepare may have this name
     if name and (session.suspect & stickiness.PREPARED or "prepared statement" in session.pins):
         # SQL may have given this name to a statement of its own, on this very backend: let the server compare.
         exchange.ask(Expected(PARSE, hidden=True))
@@ -389,6 +410,14 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
     counters.server_parses += 1
     exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
     pieces.append(prepare_message(statement))
+    if name and statement.parameters is None and not _MAY_RETURN_ROWS.match(statement.tail):
+        # A failed block on a backend that lacks it still describes it: the answer has to be known before.
+        exchange.ask(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(statement)))
+        pieces.append(describe_message(statement.name))
+
+
+# Not worth a Describe: in a failed block that is refused if there are rows.
+_MAY_RETURN_ROWS: Final = re.compile(rb"\s*+(?:select|with|values|table|show|explain|fetch|execute)\b", re.IGNORECASE)
 
 
 def _parse_unnamed(session: "Session", backend: Backend, tail: bytes, message: bytes, pieces: list[bytes]) -> None:
@@ -475,7 +504,7 @@ def _describe(session: "Session", backend: Backend, data: bytes, position: int, 
         pieces.append(data[position:end])
         return
     own = data[position + 6 : end - 1]
-    name = _server_name(session, backend, own, pieces)
+    name = _server_name(session, backend, own, pieces, describes=True)
     backend.exchange.ask(A_DESCRIBE_STATEMENT)
     pieces.append(data[position:end] if name is None else b"D" + _pack(6 + len(name)) + b"S" + name + b"\0")
 
@@ -524,11 +553,30 @@ def _stand_in(backend: Backend, statement: Statement) -> Statement:
     return stand_in if backend.status == codes.FAILED else statement
 
 
+def _described_alike(backend: Backend, statement: Statement) -> Statement:
+    """What to describe for a statement without rows that the backend lacks: where the block has failed it cannot be prepared,
+    but an empty one can, and has the same description if it has the same parameters.
+
+    Raises MustWait if it is not known whether the block has.
+    """
+    if backend.exchange.unsynced or statement.parameters is None:
+        return statement
+    if backend.exchange.awaits_ready:
+        raise MustWait
+    return Statement(b"\0" + statement.parameters) if backend.status == codes.FAILED else statement
+
+
 def _server_name(
-    session: "Session", backend: Backend, own: bytes, pieces: list[bytes], portal: bytes | None = None
+    session: "Session",
+    backend: Backend,
+    own: bytes,
+    pieces: list[bytes],
+    portal: bytes | None = None,
+    *,
+    describes: bool = False,
 ) -> bytes | None:
     """The name to use in place of the client's `own`, with what has to be sent before it; None: as it is. `portal` is what the
-    statement is to be bound to, if it is."""
+    statement is to be bound to, if it is; `describes`: it is to be described."""
     names = names_of(session)
     statement = names.find(own)
     if portal is not None and names.at_execute:
@@ -559,6 +607,8 @@ def _server_name(
         statement = Statement(statement.tail)  # it may be gone when this is read
     if portal is not None and backend.status != codes.IDLE and statement not in backend.names:
         statement = _stand_in(backend, statement)
+    if describes and statement.parameters and statement not in backend.names:
+        statement = _described_alike(backend, statement)
     _ensure(session, backend, statement, pieces)
     return statement.name
 
@@ -597,10 +647,12 @@ def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: 
 
 
 _STATEMENT_SQL: Final = re.compile(
-    rb"\s*+(?:(deallocate)(?:\s++prepare)?|(execute)|(prepare))\s++(\"(?:[^\"]|\"\")++\"|[a-z_\x80-\xff][\w$\x80-\xff]*+)",
+    rb"\s*+(?:(deallocate)(?:\s++prepare)?|(execute)|(prepare)(?!\s++transaction\b))\s++(\"(?:[^\"]|\"\")++\"|[a-z_\x80-\xff][\w$\x80-\xff]*+)",
     re.IGNORECASE,
 )
 
+
+_PREPARING: Final = re.compile(rb"\s*+prepare\b", re.IGNORECASE)
 
 ALL: Final = (b"", TAKEN)
 """What DEALLOCATE ALL is about."""
@@ -631,6 +683,8 @@ def _renamed(
         if portal is not None:
             names.at_execute[portal] = Doing(clears=True)
         return speaking
+    if found.group(3) and session.tracks:
+        session.suspect |= stickiness.PREPARED  # what is parsed behind it may have the same name
     own, statement = _named_in_sql(names, found)
     if statement is None:
         return speaking
@@ -655,9 +709,12 @@ def rename_in_sql(
     what a DEALLOCATE is about."""
     names = names_of(session)
     own, statement = _named_in_sql(names, found)
-    if statement is None or backend.exchange.unsynced:
+    if statement is None:
         return query, None
-    if not backend.names.has(statement, names.segment) and backend.status != codes.FAILED:
+    is_there = backend.names.has(statement, names.segment)
+    if backend.exchange.unsynced and not is_there:
+        return query, None
+    if not is_there and backend.status != codes.FAILED:
         if backend.exchange.entries:
             raise MustWait  # what goes in front of it must not overtake what is still to be sent
         backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))

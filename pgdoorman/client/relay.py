@@ -19,6 +19,7 @@ from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, TAG_REP
 from pgdoorman.config.settings import PoolMode
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
+from pgdoorman.prepared.client_names import Describing
 from pgdoorman.prepared.rewrite import restore_names
 from pgdoorman.prepared.statement import PREFIX
 from pgdoorman.protocol import codes
@@ -47,6 +48,10 @@ _UNSEEN: Final = table_of(b"TtnI123sVcH")
 _ROWS: Final = table_of(b"Dd")
 # Types that may be passed on in parts: nothing depends on their contents.
 _BULK: Final = table_of(b"DdV")
+
+# All that a server may say behind its log-in, and what of it nobody needs to have asked for.
+_SERVER_TYPES: Final = table_of(b"TtnI123sVcHGWCDdZENSA")
+_UNASKED: Final = b"NSAE"
 
 # From this many bytes at once on, rows are many, or large: a loop of their own is worth calling (130 ns a row, not 210).
 _STREAM: Final = 4096
@@ -158,23 +163,26 @@ def relay(session: "Session", backend: Backend) -> None:
         session.tell(data)
     else:
         backend.need = 0
-        if not _keep_tail(session, backend, data[position:]):
-            return
         if position:
             session.tell(data[:position])
+        backend.tail = data[position:]
+        if not _may_begin_so(backend.tail):
+            session.backend_failed(backend, _OUT_OF_STEP)
+            return
     if answered:
         _answered(session, backend, answered)
 
 
-def _keep_tail(session: "Session", backend: Backend, tail: bytes) -> bool:
-    """Keep the beginning of a message that must be whole. False if it is none."""
-    if len(tail) >= 5:
-        length = length_at(tail, 1)[0]
-        if length < 4 or length > LARGEST_MESSAGE or (tail[0] in b"ZSEAGW" and length > LARGEST_HELD):
-            session.backend_failed(backend, _OUT_OF_STEP)
-            return False
-    backend.tail = tail
-    return True
+def _may_begin_so(tail: bytes) -> bool:
+    """Whether this can be the beginning of a message that must be whole. (Its type is looked at here and not at each message: a
+    length that cannot be leads to a type that cannot be.)"""
+    kind = tail[0]
+    if not _SERVER_TYPES[kind]:
+        return False
+    if len(tail) < 5:
+        return True
+    length = length_at(tail, 1)[0]
+    return 4 <= length <= (5 if kind == _READY else LARGEST_HELD if kind in b"SEAGW" else LARGEST_MESSAGE)
 
 
 def _plainly_over(session: "Session", backend: Backend, unsynced: bool) -> bool:
@@ -236,6 +244,8 @@ def _answered(session: "Session", backend: Backend, queries: int) -> None:
     if ended:
         if not backend.tail and not backend.need:
             session.transaction_over(backend, now)
+        elif backend.tail[:1] not in _UNASKED and session.tracks and not session.pins:
+            session.lose_backend(backend)  # whatever it is about to say, nobody asked for it
     elif backend.status == codes.IDLE:
         pass
     elif session.pooling is PoolMode.STATEMENT and not exchange.entries:
@@ -308,7 +318,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if entry is not None and entry.hidden and isinstance(entry.effect, Inserted):
                 entry.hidden = False  # what came with the login can no longer be set: the client has to know
             passed = entry is None or not entry.hidden or entry.kind > 2
-            if b"\0VFATAL\0" in data[position:end]:
+            if b"\0VFATAL\0" in data[position:end] or b"\0VPANIC\0" in data[position:end]:
                 backend.said_fatal = True
             if passed:
                 session.errors += 1
@@ -360,6 +370,8 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 replaced = _PARSE_COMPLETE
                 entries[0] = A_SEGMENT
             elif head.kind > 1:
+                if hidden and isinstance(head.effect, Describing):
+                    head.effect.heard(kind, data[position + 5 : end])
                 if exchange.completes(kind):
                     exchange.complete()
                     if head.reply:
@@ -374,6 +386,8 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 pieces.append(replaced)
             kept = end
         position = end
+    if position < total and ended is None and not _may_begin_so(data[position:]):
+        ended = _OUT_OF_STEP
     if ended is not None:
         if kept < position:
             pieces.append(data[kept:position])
@@ -382,6 +396,8 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
         if answered and session.tracks and not session.pins and exchange.is_settled and backend.status == codes.IDLE:
             # The client has its whole answer; what follows it is nobody's, and so is this backend from now on.
             session.lose_backend(backend)
+            if session.held & STALLED:
+                session.release_hold(STALLED)
             return
         session.backend_failed(backend, ended)
         return
@@ -394,8 +410,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             pieces.append(data[kept:])
     else:
         backend.need = 0
-        if not _keep_tail(session, backend, data[position:]):
-            return
+        backend.tail = data[position:]
         if kept < position:
             pieces.append(data[kept:position])
     if pieces:

@@ -45,6 +45,7 @@ LOCAL_STARTS: Final = frozenset(
 ) | {b";\0", b"\0"}
 
 _LOAD_STARTS: Final = frozenset({b"loa", b"LOA", b"Loa"})
+_PREPARE_STARTS: Final = frozenset({b"pre", b"PRE", b"Pre"})
 
 _MODE: Final = (
     rb"(?:isolation\s+level\s+(?:serializable|repeatable\s+read|read\s+committed|read\s+uncommitted)"
@@ -442,8 +443,11 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
                 session.lost()
                 return
         except MustWait:
-            session.hold(STALLED)
-            break
+            if not exchange.reads_copy:
+                session.hold(STALLED)
+                break
+            # The server takes nothing but data now: it ends the connection, and what the message means does not matter.
+            pieces.append(data[position:end])
         position = end
     if position < total and session.gathered is None:
         session.input = data[position:]
@@ -533,6 +537,8 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     if session.tracks:
         flags = _look_closely(session, backend, query)
         session.recent = query
+        if query[5:8] in _PREPARE_STARTS:
+            session.suspect |= stickiness.PREPARED  # what is parsed behind it may have the same name
     inserted: defaults.Inserted | None = None
     withheld = b""
     if (flags & (SETS | SET_LOCAL) or query[5:40].lstrip()[:3] in defaults.STARTS) and defaults.has_login_values(

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Final
 
 from pgdoorman.backend.connection import Backend
-from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings, reported_of
+from pgdoorman.backend.settings import DEFAULTS, MOST_REPORTED, Reported, SessionSettings, reported_of
 from pgdoorman.client import relay, serving, stickiness
 from pgdoorman.client.budget import FREE_OF_CHARGE
 from pgdoorman.client.cancel_keys import CancelKey
@@ -839,9 +839,10 @@ class Session:
 
     def note_told(self, name: str, value: str) -> None:
         """The client has just been told this."""
-        before = self.told.by_name.get(name)
-        if before != value:
-            self.told = reported_of({**self.told.by_name, name: value})
+        told = self.told.by_name
+        before = told.get(name)
+        if before != value and (before is not None or len(told) < MOST_REPORTED):
+            self.told = reported_of({**told, name: value})
             if self.pool.settings.log_client_parameter_status_changes:
                 who = f"[{self.pool.user}@{self.pool.database} #c{self.id}]"
                 log.info("%s %s: %s -> %s", who, name, before, value)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
 from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement
+from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import Effect
 
 MOST_RECENT = 32
@@ -168,6 +169,32 @@ class Preparing:
         self.names.refused(self.statement)
 
 
+class Describing:
+    """A Describe of ours, of a statement just parsed; an effect of the exchange."""
+
+    __slots__ = ("parameters", "statement")
+
+    def __init__(self, statement: Statement) -> None:
+        self.statement = statement
+        self.parameters = b""
+
+    def heard(self, kind: int, body: bytes) -> None:
+        """A part of the answer, without its header."""
+        if kind == codes.PARAMETER_DESCRIPTION:
+            self.parameters = body
+        elif kind == codes.ROW_DESCRIPTION:
+            self.parameters = b""
+
+    def happened(self) -> None:
+        self.statement.parameters = self.parameters
+
+    def failed(self) -> None:
+        """It stays unknown."""
+
+    def skipped(self) -> None:
+        """It stays unknown."""
+
+
 class ClientNames:
     """The names of one client; b"" is the unnamed statement. At most `most` unnamed statements are kept at hand (0: no
     limit). `segment` counts the Syncs and Queries sent.
@@ -306,6 +333,9 @@ class ClientNames:
         for name, pending in self.pending.items():
             if any(naming.statement is not None and naming.statement.name == server_name for naming in pending):
                 return name
+        for (speaking, _), renamed in self.renamed.items():
+            if renamed.name == server_name:
+                return self.name_of(speaking.name)
         return self._former.get(server_name)
 
 

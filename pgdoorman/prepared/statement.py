@@ -24,7 +24,7 @@ PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
 
 LARGEST_REMEMBERED = 65536  # bytes of a text that is still kept for others
 
-_SPEAKING = re.compile(rb"\s*+(?:deallocate|execute)\b", re.IGNORECASE)
+_SPEAKING = re.compile(rb"\s*+(?:deallocate|execute|prepare)\b", re.IGNORECASE)
 
 _RESETTING = re.compile(
     rb"\s*+(?:--|/\*|reset\b|discard\b|set\b.*\b(?:default|local|names)\b)", re.IGNORECASE | re.DOTALL
@@ -43,7 +43,7 @@ def new_name() -> bytes:
 class Statement:
     """One shared statement. `tail` is the Parse message behind its statement name: text, NUL, parameter types."""
 
-    __slots__ = ("__weakref__", "calls", "flags", "name", "tail", "uses")
+    __slots__ = ("__weakref__", "calls", "flags", "name", "parameters", "tail", "uses")
 
     def __init__(self, tail: bytes, name: bytes = b"") -> None:
         self.name = name or new_name()
@@ -58,6 +58,8 @@ class Statement:
             self.flags |= LOADS
         self.calls = frozenset(names_called(text))
         self.uses = 0
+        # The body of its ParameterDescription, if it returns no rows; empty: it does; None: not known.
+        self.parameters: bytes | None = None
 
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()} {self.text[:60]!r}>"

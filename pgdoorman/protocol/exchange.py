@@ -153,6 +153,11 @@ class Exchange:
         return self.careful == FLUSHED or not self.unsynced
 
     @property
+    def reads_copy(self) -> bool:
+        """The server reads COPY data, and has not been told their end."""
+        return self.copying and not self._copy_end_was_sent
+
+    @property
     def awaits_hidden_query(self) -> bool:
         """A Query that is not the client's own is still to be answered."""
         return any(entry.hidden and entry.kind == QUERY for entry in self.entries)

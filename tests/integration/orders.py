@@ -1687,4 +1687,44 @@ RESETS = (
     ),
 )
 
-EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS, *FOUND, *RESETS)
+HUNTED = (
+    one("a name that is no text", (P(b"\xff", "select 1"), S()), (P(b"\xc3\xa4", FEW), S(), *run("\u00e4"), S())),
+    one("a failed block, a name that is no text", (Q("begin"), Q("selec"), P(b"\xff", "select 1"), S(), Q("rollback"))),
+    one(
+        "a message in a copy whose name is not certain yet",
+        (P("a", "selec"), S(), Q("copy c0.t from stdin"), B()),
+    ),
+    one(
+        "a name that is no text while a copy waits for data",
+        (Q("copy c0.t from stdin"),),
+        (P(b"\xff", "select 1"), S()),
+    ),
+    one(
+        "too few parameters for what speaks of another statement",
+        (P("a", "select 1"), P("b", "execute a", [23]), B("", "b"), S()),
+        (P("c", "deallocate c", [23]), B("", "c"), S()),
+    ),
+    several(
+        "SQL PREPARE of a name of the protocol, as a statement",
+        t(0, (P("a", "select 1"), *shot("b", "prepare a as select 2"), S())),
+        t(0, (*shot("c", "prepare new as select 3"), S()), (P("new", "select 4"), S()), (Q("deallocate new"),)),
+        pins=True,
+    ),
+    several(
+        "SQL PREPARE and Parse of the same name at once",
+        t(0, (Q("prepare a as select 1"), P("a", "select 2"), S()), (Q("deallocate a"),)),
+        t(0, (Q("prepare b as select 1"), Q("select 1"), P("b", "select 2"), S()), (Q("deallocate b"),)),
+        pins=True,
+    ),
+    one("DEALLOCATE of a name that was just parsed", (P("a", "select 1"), Q("deallocate a"), P("a", FEW), S())),
+    several(
+        "a failed block describes what another backend has",
+        t(0, (P("a", "insert into c0.t (id) values ($1)"), P("b", FEW), P("c", "commit"), P("d", ""), S())),
+        t(1, *((*shot(f"n{number}", f"select {number}"), S()) for number in range(12))),
+        t(0, (Q("begin"), Q("select 1/0"))),
+        t(0, *((describe_statement(name), S()) for name in "abcd"), (Q("rollback"), *run("b"), S())),
+        t(0, (Q("begin"), Q("selec"), describe_statement("a"), S(), describe_statement("b"), S(), Q("rollback"))),
+    ),
+)
+
+EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS, *FOUND, *RESETS, *HUNTED)

@@ -391,6 +391,9 @@ ANSWERS: Final[dict[str, Script]] = {
     "a FATAL error, then cut": _instead(error("57P01", "terminated", "FATAL"), cut=True),
     "a FATAL error, then silence": _instead(error("57P01", "terminated", "FATAL")),
     "bytes behind ReadyForQuery": _instead(answer("first"), answer("second")),
+    "one byte behind ReadyForQuery": _instead(answer("first"), b"D"),
+    "noise behind ReadyForQuery": _instead(answer("first"), b"\xff\xfe"),
+    "20,000 parameters": _instead(*(parameter_status(f"p{number}", "v") for number in range(20_000)), answer("first")),
     "a row behind ReadyForQuery": _instead(answer("first"), data_row("stray")),
     "half a message behind ReadyForQuery": _instead(answer("first"), data_row("stray")[:6]),
     "an error behind ReadyForQuery": _instead(answer("first"), error("57P01", "stray")),
@@ -454,6 +457,23 @@ def test_answer_gone_wrong(stage: Stage, name: str) -> None:
 
 def _holds_the_server(wire: Wire, came: list[Reply]) -> bool:
     return not wire.closed and not any(reply.kind == "Z" for reply in came)
+
+
+@pytest.mark.parametrize("data", [b"T\0\0\0\0", b"C\0\0\0\1", b"Z\0\x10\0\0", b"1\0\0\0\5x?"])
+def test_an_answer_that_can_be_none_is_not_waited_for(stage: Stage, data: bytes) -> None:
+    bad = stage.play(_instead(data))
+    with bad.connect(5.0) as trapped:
+        trapped.send(query("select 'trap'"))
+        while trapped.sock.recv(65536):  # whatever it is told: in the end it is closed, though the server hangs
+            pass
+        trapped.hang_up()
+
+
+def test_the_last_word_of_a_server_is_not_followed_by_ours(stage: Stage) -> None:
+    bad = stage.play(_instead(error("XX000", "crash", "PANIC"), cut=True))
+    with bad.connect(5.0) as trapped:
+        trapped.send(query("select 'trap'"))
+        assert [reply.fields()["V"] for reply in trapped.wait_closed()] == ["PANIC"]
 
 
 UNASKED: Final[dict[str, bytes]] = {

@@ -130,6 +130,8 @@ def _fair(setting: str, order: Order) -> bool:
 UNCERTAIN_IN_PIECES: Final = (
     "an extended message while a copy waits for data",
     "a query while a copy waits for data",
+    "a message in a copy whose name is not certain yet",
+    "a name that is no text while a copy waits for data",
 )
 
 

@@ -75,7 +75,7 @@ def query(sql: str | bytes) -> Request:
     return Request("Q", frame("Q", _cstring(sql)), f"query({_short(sql)})")
 
 
-def parse(name: str, sql: str | bytes, types: Sequence[int] = ()) -> Request:
+def parse(name: str | bytes, sql: str | bytes, types: Sequence[int] = ()) -> Request:
     body = _cstring(name) + _cstring(sql) + struct.pack(f"!H{len(types)}I", len(types), *types)
     extra = f", {list(types)}" if types else ""
     return Request("P", frame("P", body), f"parse({name!r}, {_short(sql)}{extra})")

@@ -9,7 +9,7 @@ import pytest
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import Inquiry, codec_of, note_parameter, read_row
-from pgdoorman.backend.settings import reported_of
+from pgdoorman.backend.settings import MOST_REPORTED, reported_of
 from pgdoorman.errors import BackendRefused, BackendUnavailable, ProtocolViolation
 from pgdoorman.protocol import codes
 from pgdoorman.runtime.worker import Worker
@@ -217,3 +217,12 @@ def test_noting_a_parameter(backend: Backend) -> None:
     assert list(backend.reported.by_name) == list(before.by_name), "in the server's order"
     note_parameter(backend, b"new\0value\0")
     assert backend.reported.by_name["new"] == "value"
+
+
+def test_only_so_many_parameters_are_noted(backend: Backend) -> None:
+    """Each new one copies all the others: a server that reports thousands would keep the worker busy for minutes."""
+    for number in range(2 * MOST_REPORTED):
+        note_parameter(backend, b"p%d\0value\0" % number)
+    note_parameter(backend, b"TimeZone\0Mars\0")
+    assert len(backend.reported.by_name) == MOST_REPORTED
+    assert backend.reported.by_name["TimeZone"] == "Mars"

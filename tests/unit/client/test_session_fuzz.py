@@ -142,6 +142,7 @@ class Model:
         self._copying = ""  # the kind of message that began it
         self.status = b"I"
         self.asked = 0  # for a ReadyForQuery
+        self.over = False  # it closes the connection
 
     def choose(self, most: int) -> int:
         return next(self._choices, 0) % most
@@ -149,7 +150,7 @@ class Model:
     def hear(self, data: bytes) -> bytes:
         self._input += data
         said = b""
-        while len(self._input) >= 5:
+        while len(self._input) >= 5 and not self.over:
             size = 1 + length_at(self._input, 1)[0]
             if len(self._input) < size:
                 break
@@ -181,6 +182,11 @@ class Model:
         if self._copying:
             if kind in "dHS":
                 return b""
+            if kind not in "cf":
+                self.over = True
+                return b"".join(
+                    message(ord("E"), b"S%b\0V%b\0C08P01\0Mno\0\0" % (level, level)) for level in (b"ERROR", b"FATAL")
+                )
             begun, self._copying = self._copying, ""
             done = message(ord("C"), b"COPY 1\0")
             if kind == "c":
@@ -242,6 +248,8 @@ def converse(rig: Rig, model: Model, pieces: list[bytes]) -> None:
             new = rig.listen()
             if new:
                 rig.answer(model.hear(new))
+                if model.over:
+                    rig.server.shutdown(socket.SHUT_WR)
             quiet = 0 if rig.turn() or new else quiet + 1
 
 
