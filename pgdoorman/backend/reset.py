@@ -3,7 +3,10 @@
 Settings are not here: they are put right when the next client's differ (see `settings`).
 """
 
+from random import SystemRandom
 from typing import Final
+
+_SOURCE: Final = SystemRandom()
 
 # Reasons for a pin, as an audit names them, and what undoes each. DISCARD ALL would do for all but costs the plans and
 # our prepared statements too, and cannot share a Query with anything.
@@ -15,6 +18,12 @@ UNDO: Final = {
     "listen": "UNLISTEN *",
 }
 
+RETIRES: Final = frozenset({"replication origin", "state of an extension"})
+"""Reasons that nothing undoes: the backend is closed."""
+
+LASTING_REASONS: Final = RETIRES | {"random seed"}
+"""Reasons that no audit finds again: they hold until the client leaves."""
+
 FORGETS_STATEMENTS: Final = frozenset({"prepared statement"})
 """Reasons whose undoing also deallocates the statements that we prepared."""
 
@@ -24,4 +33,12 @@ FORGET_SEQUENCES: Final = "DISCARD SEQUENCES"
 
 def undo_sql(reasons: frozenset[str]) -> str:
     """One simple Query that undoes these; empty if there is nothing to do."""
-    return "; ".join(UNDO[reason] for reason in sorted(reasons) if reason in UNDO)
+    statements = [UNDO[reason] for reason in sorted(reasons) if reason in UNDO]
+    if "random seed" in reasons:
+        statements.append(reseed_sql())
+    return "; ".join(statements)
+
+
+def reseed_sql() -> str:
+    """A statement after which nobody can tell from what was drawn before what random() will say."""
+    return f"SELECT pg_catalog.setseed({_SOURCE.uniform(-1, 1):.15f})"

@@ -14,8 +14,10 @@ import codecs
 import re
 from collections.abc import Iterable, Mapping
 from threading import Lock
+from typing import Final
 from weakref import WeakValueDictionary
 
+from pgdoorman.prepared.scan import LASTING
 from pgdoorman.protocol.results import parameter_status
 
 # Not settings of a session, though pg_settings may list them as set: they belong to a transaction or are a one-way act.
@@ -218,51 +220,109 @@ _BETWEEN_PARTS = re.compile(rb"[\"\s]+")
 _MOST_NAMES = 200
 
 
+# The functions of users, aggregates too, in lower case, as the names in texts are: a name in quotes may have any case, and the
+# bodies of functions may speak of others in any. A body in the new style is not text; its definition is.
+_OWN = """\
+SELECT p.oid, pg_catalog.lower(p.proname::pg_catalog.text COLLATE pg_catalog."C") AS name,
+ pg_catalog.lower(CASE WHEN p.prosrc OPERATOR(pg_catalog.=) '' AND p.prokind OPERATOR(pg_catalog.<>) 'a'
+ THEN pg_catalog.pg_get_functiondef(p.oid) ELSE p.prosrc END COLLATE pg_catalog."C") AS source
+ FROM pg_catalog.pg_proc p
+ WHERE p.prolang OPERATOR(pg_catalog.<>) 12 AND p.prolang OPERATOR(pg_catalog.<>) 13
+UNION ALL SELECT p.oid, pg_catalog.lower(p.proname::pg_catalog.text COLLATE pg_catalog."C"),
+ pg_catalog.lower(pg_catalog.concat_ws(' ', a.aggtransfn::pg_catalog.text, a.aggfinalfn::pg_catalog.text)
+ COLLATE pg_catalog."C")
+ FROM pg_catalog.pg_aggregate a JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) a.aggfnoid
+ WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid"""
+
 # Which of the functions called may change the session where no text shows it: those whose own text, or that of a function
 # it mentions, has one of these words. (Words that a client's text is scanned for need not be found here.)
 _HARMFUL = (
     r"set_config|advisory|\mpg_temp|\mtemp(orary)?\M|\mlisten\M|\mload\M|\mprepare\M|\mexecute\M|\mdeallocate\M"
+    r"|\mset_limit\M"
     r"|(^|[;$]|\m(begin|then|else|loop)\M)\s*(re)?set\M"
 )
 
+# A name that is more than a word, which only quotes make possible, is known by its last word: `prepared.scan` sees no more.
 _FUNCTIONS = """\
-UNION ALL (WITH RECURSIVE own AS (
- SELECT oid, proname, prosrc FROM pg_catalog.pg_proc
- WHERE prolang OPERATOR(pg_catalog.<>) 12 AND prolang OPERATOR(pg_catalog.<>) 13
+UNION ALL (WITH RECURSIVE own AS ({own}), asked AS (
+ SELECT n::pg_catalog.text AS called, pg_catalog.lower(n::pg_catalog.name::pg_catalog.text COLLATE pg_catalog."C") AS name
+ FROM pg_catalog.unnest({names}::pg_catalog.text[]) AS n
+), named AS (
+ SELECT asked.called, own.oid, own.source FROM asked JOIN own ON own.name OPERATOR(pg_catalog.=) asked.name
+ UNION ALL SELECT asked.called, odd.oid, odd.source
+ FROM (SELECT * FROM own WHERE name OPERATOR(pg_catalog.~) '[]!-#%-/:-@[^`{{-~ ]') AS odd JOIN asked
+ ON pg_catalog.right(odd.name, pg_catalog.length(asked.name)) OPERATOR(pg_catalog.=) asked.name
 ), reached AS (
- SELECT proname AS called, oid, prosrc FROM own WHERE proname OPERATOR(pg_catalog.=) ANY ({names}::pg_catalog.name[])
- UNION SELECT r.called, o.oid, o.prosrc FROM reached r JOIN own o
- ON pg_catalog.strpos(r.prosrc, o.proname::pg_catalog.text) OPERATOR(pg_catalog.>) 0
-) SELECT DISTINCT 'f', called::pg_catalog.text, 'harmful' FROM reached
- WHERE prosrc IS NULL OR prosrc OPERATOR(pg_catalog.~*) {harmful})"""
+ SELECT * FROM named
+ UNION SELECT r.called, o.oid, o.source FROM reached r JOIN own o
+ ON pg_catalog.strpos(r.source, o.name) OPERATOR(pg_catalog.>) 0
+) SELECT DISTINCT 'f', called, 'harmful' FROM reached
+ WHERE source IS NULL OR source OPERATOR(pg_catalog.~) {harmful}
+ UNION ALL SELECT DISTINCT 'p', lasting.reason, called FROM named JOIN (VALUES {lasting}) AS lasting (word, reason)
+ ON named.source OPERATOR(pg_catalog.~) lasting.word)"""
 
 
-# The same for functions that no text calls: those of triggers, rules, defaults, constraints, policies. They run with every
-# write, so there is no room for mere suspicions: what is set for the transaction only, and EXECUTE, pass.
+# The same for functions that no text calls: those of triggers, rules, defaults, constraints, policies, indexes, which run with
+# a write, and those of views, policies, domains, casts, operators and of rows (`row.function`), which run with a read. They run
+# with every one, so there is no room for mere suspicions: what is set for the transaction only, and EXECUTE, pass.
 _HIDDEN_HARM = (
-    r"set_config|pg_(try_)?advisory_lock|\mtemp(orary)?\s+(table|view|sequence)|\mlisten\s+\w"
+    r"set_config|pg_(try_)?advisory_lock|\mtemp(orary)?\s+(table|view|sequence)|\mlisten\s+\w|\msetseed\M"
     r"|(^|[;$]|\m(begin|then|else|loop)\M)\s*(re)?set\s+(?!local\M)\w"
 )
 _SET_FOR_THE_TRANSACTION = r"set_config\s*\([^;]*?,\s*true\s*\)"
 
 # Their own sources, and whether these name a function of the plainest kind: with thousands of functions there is no time to
-# follow all that call each other.
+# follow all that call each other. What calls the server's own functions has no entry in pg_depend for that, so the
+# expressions themselves are looked through (of a set_config it is not seen there whether it is for the transaction).
 _HIDDEN_FUNCTIONS = """\
-UNION ALL (WITH own AS (
- SELECT oid, proname, prosrc FROM pg_catalog.pg_proc
- WHERE prolang OPERATOR(pg_catalog.<>) 12 AND prolang OPERATOR(pg_catalog.<>) 13
+UNION ALL (WITH own AS ({own}), server AS (
+ SELECT ':funcid (' OPERATOR(pg_catalog.||) pg_catalog.string_agg(oid::pg_catalog.text, '|') OPERATOR(pg_catalog.||) ') '
+ AS calls FROM pg_catalog.pg_proc WHERE oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+ AND proname OPERATOR(pg_catalog.~) '^(set_config|setseed|pg_(try_)?advisory_lock(_shared)?)$'
 ), hidden AS (
- SELECT o.prosrc FROM own o WHERE o.oid IN (SELECT refobjid FROM pg_catalog.pg_depend
- WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
- AND classid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_trigger', 'pg_catalog.pg_rewrite', 'pg_catalog.pg_attrdef',
- 'pg_catalog.pg_constraint', 'pg_catalog.pg_policy']::pg_catalog.regclass[]))
-) SELECT 'w', 'writes', 'harmful' WHERE EXISTS (SELECT FROM hidden
- WHERE pg_catalog.regexp_replace(prosrc, {passing}, '', 'gi') OPERATOR(pg_catalog.~*) {harmful})
- OR EXISTS (SELECT FROM hidden h JOIN (SELECT proname::pg_catalog.text AS name FROM own
- WHERE (pg_catalog.strpos(prosrc, 'set_config') OPERATOR(pg_catalog.>) 0
- OR pg_catalog.strpos(prosrc, 'advisory_lock') OPERATOR(pg_catalog.>) 0)
- AND pg_catalog.regexp_replace(prosrc, {passing}, '', 'gi') OPERATOR(pg_catalog.~*) {harmful} OFFSET 0) b
- ON pg_catalog.strpos(h.prosrc, b.name) OPERATOR(pg_catalog.>) 0))"""
+ SELECT d.refobjid AS oid, CASE WHEN d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+ THEN (SELECT r.ev_type OPERATOR(pg_catalog.=) '1' FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.=) d.objid)
+ WHEN d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass THEN EXISTS (SELECT
+ FROM pg_catalog.pg_constraint c WHERE c.oid OPERATOR(pg_catalog.=) d.objid
+ AND c.contypid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid)
+ ELSE d.classid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_policy', 'pg_catalog.pg_cast',
+ 'pg_catalog.pg_operator']::pg_catalog.regclass[]) END AS reads
+ FROM pg_catalog.pg_depend d WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+ AND d.classid OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.pg_trigger', 'pg_catalog.pg_rewrite', 'pg_catalog.pg_attrdef',
+ 'pg_catalog.pg_constraint', 'pg_catalog.pg_policy', 'pg_catalog.pg_cast', 'pg_catalog.pg_operator',
+ 'pg_catalog.pg_event_trigger', 'pg_catalog.pg_class']::pg_catalog.regclass[])
+ UNION ALL SELECT p.oid, true FROM pg_catalog.pg_proc p
+ JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) p.proargtypes[0] AND t.typtype OPERATOR(pg_catalog.=) 'c'
+ WHERE p.pronargs OPERATOR(pg_catalog.=) 1
+), hidden_own AS (
+ SELECT h.reads, own.source FROM hidden h JOIN own ON own.oid OPERATOR(pg_catalog.=) h.oid
+), expressions AS (
+ SELECT adbin::pg_catalog.text AS tree, false AS reads FROM pg_catalog.pg_attrdef
+ UNION ALL SELECT conbin::pg_catalog.text, contypid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid FROM pg_catalog.pg_constraint
+ WHERE conbin IS NOT NULL
+ UNION ALL SELECT ev_action::pg_catalog.text, ev_type OPERATOR(pg_catalog.=) '1' FROM pg_catalog.pg_rewrite
+ WHERE ev_class OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+ UNION ALL SELECT pg_catalog.concat(polqual, polwithcheck), true FROM pg_catalog.pg_policy
+) SELECT DISTINCT 'w', CASE WHEN found.reads THEN 'reads' ELSE 'writes' END, 'harmful' FROM (
+ SELECT reads FROM hidden_own
+ WHERE pg_catalog.regexp_replace(source, {passing}, '', 'g') OPERATOR(pg_catalog.~) {harmful}
+ UNION ALL SELECT h.reads FROM hidden_own h JOIN (SELECT name FROM (SELECT name, source FROM own
+ WHERE pg_catalog.strpos(source, 'set_config') OPERATOR(pg_catalog.>) 0
+ OR pg_catalog.strpos(source, 'advisory_lock') OPERATOR(pg_catalog.>) 0 OFFSET 0) AS few
+ WHERE pg_catalog.regexp_replace(source, {passing}, '', 'g') OPERATOR(pg_catalog.~) {harmful} OFFSET 0) AS plain
+ ON pg_catalog.strpos(h.source, plain.name) OPERATOR(pg_catalog.>) 0
+ UNION ALL SELECT reads FROM expressions, server WHERE tree OPERATOR(pg_catalog.~) server.calls
+ UNION ALL SELECT true FROM (SELECT source FROM own WHERE name OPERATOR(pg_catalog.~) {unseen} OFFSET 0) AS odd
+ WHERE pg_catalog.regexp_replace(odd.source, {passing}, '', 'g') OPERATOR(pg_catalog.~) {harmful}) AS found)"""
+
+# What a function may have in it after which something is left that no catalogue shows.
+_LASTING: Final = (
+    (r"\mset\s+(session\s+)?seed\M", LASTING[b"setseed"]),
+    *((rf"\m{n.decode()}\M", r) for n, r in LASTING.items()),
+)
+
+# Names of which `prepared.scan` sees nothing: in quotes, with a last word that begins with a digit or is none.
+_UNSEEN = "(^|[]!-#%-/:-@[^`{-~ ])([0-9][^]!-#%-/:-@[^`{-~ ]*)?$"
 
 
 def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = (), *, writes: bool = False) -> str:
@@ -280,10 +340,17 @@ def audit_sql(custom_names: Iterable[str], functions: Iterable[bytes] = (), *, w
     called = sorted(name.decode("utf-8", "replace") for name in functions)
     if called:
         array = "ARRAY[" + ", ".join(quote_text(name) for name in called) + "]"
-        parts.append(_FUNCTIONS.format(names=array, harmful=quote_text(_HARMFUL)))
+        lasting = ", ".join(f"({quote_text(words)}, {quote_text(reason)})" for words, reason in _LASTING)
+        harmful = "|".join((_HARMFUL, *(words for words, _ in _LASTING)))
+        parts.append(_FUNCTIONS.format(own=_OWN, names=array, harmful=quote_text(harmful), lasting=lasting))
     if writes:
         parts.append(
-            _HIDDEN_FUNCTIONS.format(harmful=quote_text(_HIDDEN_HARM), passing=quote_text(_SET_FOR_THE_TRANSACTION))
+            _HIDDEN_FUNCTIONS.format(
+                own=_OWN,
+                harmful=quote_text(_HIDDEN_HARM),
+                passing=quote_text(_SET_FOR_THE_TRANSACTION),
+                unseen=quote_text(_UNSEEN),
+            )
         )
     return "\n".join(parts)
 
@@ -324,9 +391,10 @@ def channels_of_audit(rows: Iterable[tuple[str | None, ...]]) -> list[str]:
     return [value for kind, name, value in rows if kind == "p" and name == "listen" and value is not None]
 
 
-def are_writes_harmful(rows: Iterable[tuple[str | None, ...]]) -> bool:
-    """Whether an audit found that a write may change the session."""
-    return any(kind == "w" for kind, _, _ in rows)
+def hidden_harm_of_audit(rows: Iterable[tuple[str | None, ...]]) -> tuple[bool, bool]:
+    """Whether an audit found that a write, and that a read, may change the session where no text shows it."""
+    harmful = {name for kind, name, _ in rows if kind == "w"}
+    return "writes" in harmful, "reads" in harmful
 
 
 def statements_of_audit(rows: Iterable[tuple[str | None, ...]]) -> int:

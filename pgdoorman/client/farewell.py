@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import Inquiry, Rows, note_parameter
-from pgdoorman.backend.reset import DISCARD_ALL, FORGETS_STATEMENTS, undo_sql
+from pgdoorman.backend.reset import DISCARD_ALL, FORGETS_STATEMENTS, RETIRES, reseed_sql, undo_sql
 from pgdoorman.backend.settings import DEFAULTS
-from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, Marks
+from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, TAG_WROTE, Marks
 from pgdoorman.errors import PgDoormanError
 from pgdoorman.pool.pool import Pool
 from pgdoorman.prepared.rewrite import query_message
@@ -172,7 +172,8 @@ class Farewell:
             else:
                 if kind == codes.COMMAND_COMPLETE:
                     note = NOTABLE.get(data[position + 5 : position + 8], 0)
-                    self._suspect = self._suspect or bool(note & NEEDS_A_LOOK)
+                    looks = NEEDS_A_LOOK if self._pool.functions.writes_are_harmless else NEEDS_A_LOOK | TAG_WROTE
+                    self._suspect = self._suspect or bool(note & looks)
                     backend.close_wanted = backend.close_wanted or note == TAG_LOAD
                 if exchange.completes(kind):
                     exchange.complete()
@@ -217,9 +218,12 @@ class Farewell:
         marks = self._marks
         if self._reset_done:
             self._pool.checkin(backend, self._worker)
+        elif not marks.pins.isdisjoint(RETIRES):
+            self._discard()
         elif marks.suspect or self._suspect or "settings" in marks.pins or backend.reported is not self._reported:
-            # Nobody knows what it left: everything goes. (Not in one Query: DISCARD ALL stands alone.)
-            Inquiry(backend, "RESET ROLE", PATIENCE, self._role_reset)
+            # Nobody knows what it left: everything goes, and a seed, which stays otherwise. (Not in one Query: DISCARD ALL
+            # stands alone.)
+            Inquiry(backend, f"RESET ROLE; {reseed_sql()}", PATIENCE, self._role_reset)
         elif sql := undo_sql(marks.pins):
             Inquiry(backend, sql, PATIENCE, self._was_reset)
         else:

@@ -434,7 +434,7 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
                     exchange.mark_copy_data()
                     pieces.append(data[position:end])
             elif kind == codes.FUNCTION_CALL:
-                _begin_call(session)
+                _begin_call(session, data[position : position + 9])
                 exchange.ask_query(A_QUERY)
                 extended_query.note_sync(session)
                 pieces.append(data[position:end])
@@ -516,6 +516,7 @@ def _stream(session: "Session", backend: Backend, data: bytes, position: int, pi
         pieces.append(_query(session, backend, data[position:]))
         return True
     if kind == codes.FUNCTION_CALL:
+        _begin_call(session, data[position : position + 9])
         backend.exchange.ask_query(A_QUERY)
         extended_query.note_sync(session)
         pieces.append(data[position:])
@@ -565,10 +566,13 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     return query
 
 
-def _begin_call(session: "Session") -> None:
-    """Raises MustWait if what came with the login is not yet set again behind a DISCARD ALL."""
+def _begin_call(session: "Session", message: bytes) -> None:
+    """A FunctionCall, of which the first 9 bytes are here. Raises MustWait if what came with the login is not yet set again
+    behind a DISCARD ALL."""
     if session.names is not None and session.names.held_up:
         raise MustWait
+    if session.tracks:
+        stickiness.note_function_call(session, message)
 
 
 def _complete(session: "Session", backend: Backend, query: bytes) -> tuple[bytes, defaults.Inserted | None, bytes]:

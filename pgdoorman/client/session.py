@@ -226,6 +226,8 @@ class Session:
         self.check = pool.check if pool.check.is_special else None
         self._adopt(pool.settings)
         self.noted = 0
+        if self.tracks:
+            self.suspect |= stickiness.restlessness(pool.functions)
         if self.worker_index >= 0:
             self._settle_at(self.worker_index)
 
@@ -731,7 +733,7 @@ class Session:
 
     def wants(self, notification: bytes) -> bool:
         """Whether a notification on its backend is for the client, and not a leftover of another."""
-        return not self.tracks or stickiness.LISTEN_PIN in self.pins or bool(self.suspect)
+        return not self.tracks or stickiness.LISTEN_PIN in self.pins or bool(self.suspect & ~stickiness.RESTLESS)
 
     def refuse(self, reason: PgDoormanError) -> None:
         """Answer the request at the head of the input with an error."""

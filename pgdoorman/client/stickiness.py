@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.backend.inquiry import Inquiry, Rows, codec_of
-from pgdoorman.backend.reset import FORGET_SEQUENCES
+from pgdoorman.backend.reset import FORGET_SEQUENCES, LASTING_REASONS
 from pgdoorman.backend.settings import (
     SessionSettings,
-    are_writes_harmful,
     audit_sql,
     channels_of_audit,
     custom_names_in,
     harmful_of_audit,
+    hidden_harm_of_audit,
     move_sql,
     pins_of_audit,
     settings_of,
@@ -41,6 +41,7 @@ from pgdoorman.prepared.client_names import Deallocating
 from pgdoorman.prepared.rewrite import close_message, query_message
 from pgdoorman.prepared.scan import (
     CALLS,
+    LASTING,
     PINS,
     READS_SEQUENCES,
     SET_LOCAL,
@@ -49,12 +50,14 @@ from pgdoorman.prepared.scan import (
     USES_SEQUENCES,
     names_called,
     scan,
+    sets_seed,
 )
 from pgdoorman.prepared.statement import Statement
 from pgdoorman.protocol.exchange import A_HIDDEN_CLOSE, QUERY, Expected
 
 if TYPE_CHECKING:
     from pgdoorman.client.session import Session
+    from pgdoorman.prepared.functions import Functions
 
 __all__ = ["NOTABLE", "audit", "may_leave", "note_tag", "note_text", "prepare", "scan"]
 
@@ -106,6 +109,7 @@ PREPARED: Final = 32  # SQL PREPARE ran in this lease
 _AUDIT_COLUMNS: Final = 3
 LISTEN_PIN: Final = "listen"  # the reason for a pin, as an audit names it
 
+RESTLESS: Final = 128  # no text may show what happens: ask, unless it is known by then that nothing can
 MAY_SET: Final = 16  # a text in this lease may hold a SET that is not LOCAL
 POSTPONED: Final = 64  # the audit waits until a cancel request has been delivered, which would hit it
 
@@ -125,7 +129,9 @@ def marks_of(session: "Session") -> Marks:
     if not session.tracks:
         # Session pooling: nobody has kept account, so everything goes, unless the owner wants nothing to.
         return Marks(suspect=session.pool.settings.cleanup_server_connections)
-    suspect = bool(session.suspect & LOOK) or has_set(session) or changed
+    suspect = bool(session.suspect & (LOOK | RESTLESS)) or has_set(session) or changed
+    if session.noted & TAG_WROTE and not session.pool.functions.writes_are_harmless:
+        suspect = True
     return Marks(suspect, session.pins)
 
 
@@ -150,6 +156,8 @@ def note_text(session: "Session", backend: Backend, flags: int, message: bytes) 
         session.suspect |= MAY_SET
         if message and b"." in message:
             session.custom_names |= custom_names_in(message)
+        if sets_seed(message):
+            session.pins |= {LASTING[b"setseed"]}
     if flags & READS_SEQUENCES and backend.sequences_of != session.lease_token:
         _own_sequences(session, backend)
     if flags & USES_SEQUENCES:
@@ -163,6 +171,29 @@ def note_calls(session: "Session", message: bytes) -> None:
         if name not in harmless:
             session.unknown_calls.add(name)
             session.suspect |= LOOK
+            if name in LASTING:
+                session.pins |= {LASTING[name]}
+
+
+def note_function_call(session: "Session", message: bytes) -> None:
+    """The client sends a FunctionCall, of which the first 9 bytes are here."""
+    function = int.from_bytes(message[5:9])
+    if function in _OF_LARGE_OBJECTS:
+        return
+    session.suspect |= LOOK
+    session.noted |= TAG_WROTE
+    if function == _SETSEED:
+        session.pins |= {LASTING[b"setseed"]}
+
+
+# Drivers call these by the dozen; they leave nothing behind.
+_OF_LARGE_OBJECTS: Final = frozenset({715, *range(952, 959), 964, 1004, 3170, 3171, 3172, 3457, 3458, 3459, 3460})
+_SETSEED: Final = 1599
+
+
+def restlessness(functions: "Functions") -> int:
+    """The suspicion with which a client of a pool begins: that a view, a cast or an operator does what no text shows."""
+    return RESTLESS if functions.reads_are_harmful or not functions.hidden_are_judged else 0
 
 
 def _own_sequences(session: "Session", backend: Backend) -> None:
@@ -193,10 +224,15 @@ def ask_hidden(backend: Backend, sql: str) -> None:
 def note_statement(session: "Session", statement: Statement) -> None:
     """The client parses or uses a statement."""
     if statement.calls and not statement.calls <= session.pool.functions.harmless:
-        session.unknown_calls |= statement.calls - session.pool.functions.harmless
+        unknown = statement.calls - session.pool.functions.harmless
+        session.unknown_calls |= unknown
         session.suspect |= LOOK
+        if session.tracks:
+            session.pins |= {LASTING[name] for name in unknown if name in LASTING}
     if statement.flags & (SETTINGS | SETS | CALLS):
         text = statement.text
+        if session.tracks and statement.flags & SETS and sets_seed(text):
+            session.pins |= {LASTING[b"setseed"]}
         if b"." in text:
             session.custom_names |= custom_names_in(text)
 
@@ -268,7 +304,7 @@ def _schema_changed(session: "Session") -> None:
         session.suspect |= HIDDEN_STATE
         return
     session.pool.functions.forget()
-    session.suspect |= SCHEMA
+    session.suspect |= SCHEMA | RESTLESS
     session.pool.book.renew()
 
 
@@ -277,20 +313,21 @@ def _schema_changed(session: "Session") -> None:
 
 def may_leave(session: "Session", backend: Backend) -> bool:
     """Whether the backend may be given back now. If not, that is seen to: the client keeps it, or we ask it first."""
-    suspect = session.suspect
-    if suspect & SCHEMA:
+    if session.suspect & SCHEMA:
         session.suspect &= ~SCHEMA
         session.pool.book.renew()
     if not session.tracks:
         return True
     changed = backend.reported is not session.lease_reported
+    functions = session.pool.functions
     if session.noted & TAG_WROTE:
-        functions = session.pool.functions
         if functions.sequences_are_read:
             backend.attention = True  # what was drawn here is nobody else's to see
         if not functions.writes_are_harmless:
-            suspect = LOOK
-    if suspect & LOOK or changed or has_set(session):
+            session.suspect |= LOOK  # noted, for the client may leave while we ask
+    if session.suspect & RESTLESS and restlessness(functions):
+        session.suspect |= LOOK
+    if session.suspect & LOOK or changed or has_set(session):
         audit(session, backend)
         return False
     session.local_sets = session.set_tags = 0
@@ -312,7 +349,7 @@ def audit(session: "Session", backend: Backend) -> None:
     # pg_settings hides custom parameters: ask for those that were put here as well as for those just seen.
     carried = {name for name in (*backend.settings.by_name, *session.wanted.by_name) if "." in name}
     functions = session.pool.functions
-    sql = audit_sql(session.custom_names | carried, session.unknown_calls, writes=not functions.writes_are_judged)
+    sql = audit_sql(session.custom_names | carried, session.unknown_calls, writes=not functions.hidden_are_judged)
     timeout = max(5.0, session.pool.settings.connect_timeout)
     generation = functions.generation
     Inquiry(backend, sql, timeout, lambda backend, rows, error: _audited(session, backend, rows, error, generation))
@@ -332,7 +369,8 @@ def _audited(session: "Session", backend: Backend, rows: Rows, error: PgDoormanE
         session.pins |= {"settings"}
     else:
         _learn(session, backend, rows, generation)
-    session.suspect = session.noted = 0
+    session.suspect = RESTLESS if session.pool.functions.reads_are_harmful else 0
+    session.noted = 0
     session.set_tags = session.local_sets = 0
     session.lease_reported = backend.reported
     channels = channels_of_audit(rows)
@@ -393,11 +431,11 @@ def _learn(session: "Session", backend: Backend, rows: Rows, generation: int) ->
     session.wanted = settings_of({**missing, **found.by_name}) if missing else found
     if session.names is not None:
         session.names.recent.clear()  # what a text means depends on the settings
-    session.pins = pins_of_audit(rows)
+    session.pins = pins_of_audit(rows) | (session.pins & LASTING_REASONS)
     functions = session.pool.functions
     functions.learn(session.unknown_calls, harmful_of_audit(rows), generation)
-    if not functions.writes_are_judged:
-        functions.learn_of_writes(are_writes_harmful(rows), generation)
+    if not functions.hidden_are_judged:
+        functions.learn_of_hidden(*hidden_harm_of_audit(rows), generation)
     if session.remaps and statements_of_audit(rows) != len(backend.names):
         backend.close_wanted = True  # SQL has deallocated some of what is prepared here for all
     session.unknown_calls.clear()
