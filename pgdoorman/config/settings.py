@@ -131,7 +131,6 @@ class TcpSettings:
     keepalives_idle: int
     keepalives_interval: int
     keepalives_count: int
-    so_linger: int
     no_delay: bool
     user_timeout: float
     socket_buffer_size: int
@@ -333,7 +332,6 @@ class GeneralSettings:
             keepalives_idle=self.tcp_keepalives_idle,
             keepalives_interval=self.tcp_keepalives_interval,
             keepalives_count=self.tcp_keepalives_count,
-            so_linger=self.tcp_so_linger,
             no_delay=self.tcp_no_delay,
             user_timeout=self.tcp_user_timeout,
             socket_buffer_size=self.tcp_socket_buffer_size,

@@ -531,7 +531,6 @@ def socket_options(tcp: TcpSettings) -> SocketOptions:
         keepalive_idle=tcp.keepalives_idle,
         keepalive_interval=tcp.keepalives_interval,
         keepalive_count=tcp.keepalives_count,
-        linger=tcp.so_linger,
         no_delay=tcp.no_delay,
         user_timeout=int(tcp.user_timeout),
         buffer_size=tcp.socket_buffer_size,

@@ -14,7 +14,6 @@ class SocketOptions:
     keepalive_idle: int = 5
     keepalive_interval: int = 5
     keepalive_count: int = 5
-    linger: int = 0
     no_delay: bool = True
     user_timeout: int = 60
     buffer_size: int = 0
