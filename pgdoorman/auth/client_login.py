@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 from pgdoorman.auth import oauth
 from pgdoorman.auth.addresses import Neighbourhood
@@ -88,21 +88,26 @@ class TlsFacts:
 
 
 type UsualSecret = Literal["scram-sha-256", "md5", "plain"]
+type SecretMix = tuple[tuple[UsualSecret, int], ...]
+"""How many users have which kind of secret. Not empty."""
+
+ONLY_SCRAM: Final[SecretMix] = (("scram-sha-256", 1),)
 
 
 @dataclass(frozen=True, slots=True)
 class LoginKnobs:
     """The owner's wishes, and what this process made up. One value for all log-ins.
 
-    `unknown_user_method` is how a user that does not exist is asked on an `md5` line, where existing users are asked
-    according to their secret: best as most of them are ("plain": as one whose password is stored in clear).
+    `unknown_users` says how users that do not exist are asked on an `md5` line, where existing users are asked according
+    to their secret: each of them always the same way, and in all as many in each as there are real ones ("plain": as one
+    whose password is stored in clear).
     `max_iterations` caps the rounds for a verifier when a
     password comes in clear, for roles may set their own. `pam_service` is for `pam` lines that name none."""
 
     verifiers: MadeVerifiers
     ident_maps: IdentMaps = NO_MAPS
     neighbourhood: Neighbourhood | None = None
-    unknown_user_method: UsualSecret = "scram-sha-256"
+    unknown_users: SecretMix = ONLY_SCRAM
     max_iterations: int = MAX_ITERATIONS
     pam_service: str = "pgdoorman"
     token_keys: TokenKeys = field(default_factory=TokenKeys, repr=False)
@@ -146,8 +151,8 @@ class ClientIdentity:
     application_name: str = ""
 
 
-def usual_secret(secrets: Iterable[StoredSecret]) -> UsualSecret:
-    """The kind that most of these are of; a SCRAM verifier where none says otherwise."""
+def secret_mix(secrets: Iterable[StoredSecret]) -> SecretMix:
+    """Of which kinds these are; a SCRAM verifier where none says otherwise."""
     kinds = Counter[UsualSecret]()
     for secret in secrets:
         match secret:
@@ -157,7 +162,12 @@ def usual_secret(secrets: Iterable[StoredSecret]) -> UsualSecret:
                 kinds["md5"] += 1
             case PlainSecret():
                 kinds["plain"] += 1
-    return max(kinds, key=lambda kind: kinds[kind], default="scram-sha-256")
+    return tuple(sorted(kinds.items())) or ONLY_SCRAM
+
+
+def usual_secret(secrets: Iterable[StoredSecret]) -> UsualSecret:
+    """The kind that most of these are of."""
+    return max(secret_mix(secrets), key=lambda share: share[1])[0]
 
 
 def authenticate(attempt: LoginAttempt) -> Dialogue[ClientIdentity]:
@@ -247,10 +257,22 @@ class _ClientLogin:
                 return Method.MD5
             case PlainSecret():
                 return Method.MD5 if method is Method.MD5 else Method.SCRAM
-        usual = self._attempt.knobs.unknown_user_method
-        if usual == "plain":
+        pretended = self._pretended_kind()
+        if pretended == "plain":
             return Method.MD5 if method is Method.MD5 else Method.SCRAM
-        return Method(usual)
+        return Method(pretended)
+
+    def _pretended_kind(self) -> UsualSecret:
+        """What a user that does not exist seems to have. Were it one kind for all of them, a question of another kind would
+        tell that its user exists."""
+        knobs = self._attempt.knobs
+        mix = knobs.unknown_users
+        place = knobs.verifiers.lot_for(self._attempt.user, sum(count for _, count in mix))
+        for kind, count in mix:
+            if place < count:
+                return kind
+            place -= count
+        raise AssertionError(place)
 
     # Without a password.
 

@@ -135,6 +135,10 @@ class MadeVerifiers:
         """The salt that this user, real or not, is shown. 16 bytes."""
         return self._keyed(b"salt", user.encode())[:SALT_SIZE]
 
+    def lot_for(self, user: str, count: int) -> int:
+        """A number below `count` that is always the same for this user, real or not."""
+        return int.from_bytes(self._keyed(b"lot", user.encode())[:8]) % count
+
     def pretended(self, user: str) -> ScramSecret:
         """A verifier that no password fits."""
         return ScramSecret(self.iterations, self.salt_for(user), bytes(KEY_SIZE), bytes(KEY_SIZE))

@@ -470,7 +470,7 @@ class Doorman:
 
     def _apply_pools(self, settings: Settings) -> None:
         self.lookups.apply(settings)
-        self.desk.learn_usual(settings)
+        self.desk.learn_secrets(settings)
         self.registry.apply(
             settings.effective_pools(),
             frozenset(settings.pools),

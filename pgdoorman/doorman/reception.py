@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pgdoorman.admin.console import Console
 from pgdoorman.admin.flavour import Flavour, is_console
-from pgdoorman.auth.client_login import LoginDenied, LoginKnobs, LoginRefused, UsualSecret, usual_secret
+from pgdoorman.auth.client_login import ONLY_SCRAM, LoginDenied, LoginKnobs, LoginRefused, SecretMix, secret_mix
 from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret, parse_secret
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from pgdoorman.transport.tls_accept import TlsDoor
 
 log = logging.getLogger(__name__)
+
+_ANY: Final[SecretMix] = ()
 
 SHUT_DOWN = ShuttingDown("pooler is shut down now")
 NOT_THE_OPERATOR = AuthorizationDenied("only root and the user that pgdoorman runs as may come in here")
@@ -109,10 +111,12 @@ class Desk:
         self._next_login = count()
         self.login_timeout = 60.0
         self.rules: HbaRules = HbaRules(())
-        self._knobs: dict[str, LoginKnobs] = {}  # as they are for databases with this usual secret; "" for all
+        self._knobs: dict[
+            SecretMix, LoginKnobs
+        ] = {}  # as they are for databases with this mix of secrets; _ANY for all
         self.patient_helpers = patient_helpers
         self.failed = FailedLogins()
-        self._usual: dict[str, UsualSecret] = {}
+        self._mixes: dict[str, SecretMix] = {}
         self.tls: TlsDoor | None = None  # how clients get TLS
         self.handshakes = HandshakeRate()
         self.closed = False
@@ -174,30 +178,32 @@ class Desk:
             )
 
     def knobs_for(self, database: str) -> LoginKnobs:
-        """As for all, and users that do not exist are asked as most of this database's are."""
-        usual = self._usual.get(database)
-        if usual is None:
+        """As for all, and users that do not exist are asked as this database's are."""
+        mix = self._mixes.get(database)
+        if mix is None:
+            # Of those who are looked up only some are known, now these and now those: with their shares the same name
+            # would be asked in different ways.
             query = self._lookups.of(database)
-            usual = query.usual_secret if query is not None else "scram-sha-256"
+            mix = ((query.usual_secret, 1),) if query is not None else ONLY_SCRAM
         variants = self._knobs
-        knobs = variants.get(usual)
+        knobs = variants.get(mix)
         if knobs is None:
-            knobs = variants[usual] = replace(variants[""], unknown_user_method=usual)
+            knobs = variants[mix] = replace(variants[_ANY], unknown_users=mix)
         return knobs
 
     @property
     def knobs(self) -> LoginKnobs:
         """How clients prove themselves."""
-        return self._knobs[""]
+        return self._knobs[_ANY]
 
     @knobs.setter
     def knobs(self, knobs: LoginKnobs) -> None:
-        self._knobs = {"": knobs}
+        self._knobs = {_ANY: knobs}
 
-    def learn_usual(self, settings: Settings) -> None:
-        """See what most users of each database have for a secret."""
-        self._usual = {
-            name: usual_secret(parse_secret(user.password.reveal()) for user in pool.users)
+    def learn_secrets(self, settings: Settings) -> None:
+        """See what the users of each database have for secrets."""
+        self._mixes = {
+            name: secret_mix(parse_secret(user.password.reveal()) for user in pool.users)
             for name, pool in settings.pools.items()
             if any(user.password for user in pool.users)
         }

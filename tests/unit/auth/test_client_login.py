@@ -273,7 +273,7 @@ def test_the_salt_of_a_user_that_does_not_exist_stays_the_same() -> None:
 
 def test_an_unknown_user_on_an_md5_line_may_be_taken_for_an_md5_user() -> None:
     login = attempt("md5")
-    login = replace(login, knobs=replace(login.knobs, unknown_user_method="md5"))
+    login = replace(login, knobs=replace(login.knobs, unknown_users=(("md5", 1),)))
     _, unknown = meet(login, None)
     _, known = meet(login, SECRETS["md5"], b"wrong")
     assert shape(unknown) == shape(known)
@@ -575,9 +575,25 @@ def test_who_is_proved_by_others_must_be_known_here(tmp_path: Path, monkeypatch:
 )
 def test_an_unknown_user_is_asked_as_most_are(usual: UsualSecret, method: str, asked: bytes) -> None:
     login = by_method(method)
-    runner = Runner(authenticate(replace(login, knobs=replace(login.knobs, unknown_user_method=usual))))
+    runner = Runner(authenticate(replace(login, knobs=replace(login.knobs, unknown_users=((usual, 1),)))))
     runner.answer(None)
     assert runner.take_output()[5:9] == asked
+
+
+def test_unknown_users_are_asked_in_as_many_ways_as_known_ones() -> None:
+    """Whatever is asked, it may be because there is nobody of this name; and it is asked again tomorrow."""
+    login = by_method("md5")
+    login = replace(login, knobs=replace(login.knobs, unknown_users=(("md5", 1), ("scram-sha-256", 3))))
+
+    def asked(number: int) -> bytes:
+        runner = Runner(authenticate(replace(login, user=f"nobody{number}")))
+        runner.answer(None)
+        return runner.take_output()[5:9]
+
+    first = [asked(number) for number in range(400)]
+    assert first == [asked(number) for number in range(400)]
+    assert 50 < first.count(b"\0\0\0\5") < 150
+    assert first.count(b"\0\0\0\n") == 400 - first.count(b"\0\0\0\5")
 
 
 def test_the_usual_secret() -> None:
