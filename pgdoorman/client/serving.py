@@ -532,6 +532,7 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     names = session.names
     if names is not None and names.held_up:
         raise MustWait
+    may_be_skipped = exchange.skipping or exchange.unsynced  # what came before it may fail
     flags = 0
     if query[5:8] in _LOAD_STARTS:
         stickiness.note_loading(session, query)
@@ -562,7 +563,7 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
             elif found is not None:
                 query, deallocating = extended_query.rename_in_sql(session, backend, query, found)
         extended_query.ask_query(session, backend, deallocating, inserted)
-    backend.unnamed = UNKNOWN if exchange.skipping or exchange.unsynced else None
+    backend.unnamed = UNKNOWN if may_be_skipped else None
     return query
 
 

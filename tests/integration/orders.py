@@ -1432,6 +1432,14 @@ ENDINGS = (
 # What random orders have found, each as short as it gets.
 FOUND = (
     one(
+        "a query that is skipped leaves the unnamed statement where it is",
+        (Q("begin"), P("", FEW), S()),
+        (P("bad", "selec 1"), Q("select 1"), S()),
+        (P("", FEW), S()),
+        (B("", "", ["1"]), E(), S()),
+        (Q("rollback"),),
+    ),
+    one(
         "a statement made again under its name, its text also under another",
         (P("a", "select $1::int"), S()),
         (close_statement("a"), P("a", "select $1::int"), S()),
