@@ -1,18 +1,26 @@
-"""How a client proves itself x what is stored for it x what the server asks of us, with right and wrong passwords.
+"""How a client proves itself x what is stored for it x what the server asks of us, with right and wrong passwords, with
+TLS on either side, on both and on none.
 
 Nobody is to be let in unless both proofs hold (the class of CVE-2025-46801). Each cell says whose door stays shut.
+TLS changes no cell: with it SCRAM becomes SCRAM-SHA-256-PLUS, which is tried by libpq, which can insist on it.
 """
 
+from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Final
 
+import psycopg
 import pytest
 
 from pgdoorman.auth.secrets import hash_password
 from tests.integration.conftest import StartDoorman
+from tests.support.certificates import Authority, self_signed
 from tests.support.doorman import Doorman, pool, stand_in, user
 from tests.support.postgres import SECRET, Postgres
-from tests.support.wire import ServerError, md5_secret
+from tests.support.raw_tls import trusting_context
+from tests.support.tls_postgres import TlsPostgres
+from tests.support.wire import ServerError, Wire, md5_secret
 
 pytestmark = pytest.mark.skipif(bool(stand_in()), reason="about pgdoorman's own way")
 
@@ -21,6 +29,10 @@ STORED: Final = ("plain", "md5", "verifier", "foreign", "nothing")
 """The password; its md5 hash; the verifier that the server has; a verifier of the same password that it has not."""
 ROLES: Final = {"plain": "trust", "md5_user": "md5", "scram_user": "scram-sha-256", "clear_user": "password"}
 """What the tests' PostgreSQL asks of each role."""
+ENDS: Final = {"": "disable", "_tls": "require"}
+"""Of the names of databases: TLS towards the server."""
+ENCRYPTED: Final = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
+TLS: Final = ("none", "client", "server", "both")
 
 
 def database_of(front: str, stored: str) -> str:
@@ -28,8 +40,19 @@ def database_of(front: str, stored: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def house(postgres: Postgres, start_module_doorman: StartDoorman) -> Doorman:
-    with postgres.connect() as wire:
+def tls_postgres() -> Iterator[TlsPostgres]:
+    server = TlsPostgres(self_signed(), Authority())
+    server.hba = (*server.hba, *(f"host all {role} all {asked}" for role, asked in ROLES.items()))
+    with server:
+        server.populate()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def house(tls_postgres: TlsPostgres, start_module_doorman: StartDoorman, workspace: Path) -> Doorman:
+    """Databases whose names end in `_tls` ask the server for TLS; clients may have it or not."""
+    certificate, key = self_signed().write(workspace, "matrix")
+    with tls_postgres.connect() as wire:
         rows = wire.rows("select rolname, rolpassword from pg_authid where rolpassword like 'SCRAM%'")
         verifiers = {str(row[0]): row[1] for row in rows}
     pools = {}
@@ -44,9 +67,13 @@ def house(postgres: Postgres, start_module_doorman: StartDoorman) -> Doorman:
                 "nothing": "",
             }[stored]
             entries.append(user(role, secret, pool_size=1))
-        pools[database_of(front, stored)] = pool(postgres, *entries, server_database="app")
+        for end, mode in ENDS.items():
+            name = database_of(front, stored) + end
+            pools[name] = pool(tls_postgres, *entries, server_database="app", server_tls_mode=mode)
     rules = "".join(f'host "/^{front}_" all all {front}\n' for front in FRONTS)
-    return start_module_doorman(pools=pools, general={"pg_hba": {"content": f"host pgdoorman all all md5\n{rules}"}})
+    content = f"host pgdoorman all all md5\n{rules}"
+    files = {"tls_certificate": str(certificate), "tls_private_key": str(key)}
+    return start_module_doorman(pools=pools, general={"pg_hba": {"content": content}, **files})
 
 
 def let_in_by_us(front: str, stored: str, right: bool) -> bool:
@@ -67,15 +94,17 @@ def let_in_by_the_server(front: str, stored: str, asked: str) -> bool:
     return asked == "scram-sha-256" and by_scram and stored == "verifier"
 
 
+@pytest.mark.parametrize("tls", TLS)
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("front", FRONTS)
-def test_both_proofs_must_hold(house: Doorman, front: str, stored: str, role: str) -> None:
+def test_both_proofs_must_hold(house: Doorman, front: str, stored: str, role: str, tls: str) -> None:
     """With a wrong password first: it must not spoil the right one that follows."""
+    database = database_of(front, stored) + ("_tls" if tls in ("server", "both") else "")
     for right in (False, True, False):
         password = SECRET if right else "wrong"
         ours, theirs = let_in_by_us(front, stored, right), let_in_by_the_server(front, stored, ROLES[role])
-        told = says(house, database_of(front, stored), role, password)
+        told = says(house, database, role, password, encrypted=tls in ("client", "both"))
         if not ours:
             assert told == f'28P01 password authentication failed for user "{role}"'
         elif theirs:
@@ -86,13 +115,40 @@ def test_both_proofs_must_hold(house: Doorman, front: str, stored: str, role: st
             assert SECRET not in told
 
 
-def says(house: Doorman, database: str, role: str, password: str) -> str:
-    """Who one is at the server, or SQLSTATE and text of the refusal."""
+def says(house: Doorman, database: str, role: str, password: str, *, encrypted: bool) -> str:
+    """Who one is at the server, and whether TLS is as it should be there; or SQLSTATE and text of the refusal."""
+    context = trusting_context() if encrypted else None
     try:
-        with house.connect(database, role, password, patience=20) as wire:
+        with Wire.connect(
+            house.host, house.port, user=role, database=database, password=password, patience=20, tls=context
+        ) as wire:
+            assert wire.value(ENCRYPTED) == ("t" if database.endswith("_tls") else "f")
             return str(wire.value("select current_user"))
     except ServerError as error:
         return f"{error.sqlstate} {error.fields['M']}"
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_channel_binding(house: Doorman, stored: str) -> None:
+    """libpq insists on SCRAM-SHA-256-PLUS, with what is stored in each way, right and wrong."""
+    for front, end in product(("md5", "scram-sha-256"), ENDS):
+        target = f"host={house.host} port={house.port} user=scram_user dbname={database_of(front, stored)}{end}"
+        target += " sslmode=require channel_binding=require password="
+        possible = stored in ("verifier", "foreign") or (front == "scram-sha-256" and stored == "plain")
+        for password in ("wrong", SECRET):
+            if possible and password == SECRET and stored != "foreign":
+                with psycopg.connect(target + password) as connection:
+                    assert connection.execute("select current_user").fetchone() == ("scram_user",)
+                continue
+            with pytest.raises(psycopg.OperationalError) as caught:
+                psycopg.connect(target + password)
+            refused = 'password authentication failed for user "scram_user"'
+            told = (
+                ("channel binding", 'of "scram_user": ', refused)
+                if password == SECRET
+                else ("channel binding", refused)
+            )
+            assert any(text in str(caught.value) for text in told), (front, stored, password, caught.value)
 
 
 def test_a_password_of_our_own_for_the_server(postgres: Postgres, start_doorman: StartDoorman) -> None:
