@@ -3,6 +3,8 @@
 `pgdoorman CONFIG` is `pgdoorman run CONFIG`: the first word is a command if it is the name of one, and a file otherwise.
 """
 
+import difflib
+import errno
 import os
 import platform
 import sys
@@ -70,6 +72,13 @@ def main_options(
     """A PostgreSQL connection pooler."""
 
 
+def _suspect_command(config: Path) -> None:
+    """A word that is no file and looks like a command was meant to be one."""
+    near = difflib.get_close_matches(str(config), commands(), n=1)
+    if near and not config.exists():
+        typer.echo(f'pgdoorman: there is no file "{config}"; did you mean the command "{near[0]}"?', err=True)
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 ConfigArgument = Annotated[Path, typer.Argument(envvar="CONFIG_FILE", help="Configuration file, TOML or YAML.")]
@@ -101,6 +110,7 @@ def run(
     from pgdoorman.cli import run as runner
     from pgdoorman.cli.terminal import has_colours
 
+    _suspect_command(config)
     if test:
         raise typer.Exit(runner.check_config(config))
     options = runner.RunOptions(
@@ -376,6 +386,10 @@ access.register(app)
 
 # --- which command ----------------------------------------------------------------------------------------------------
 
+EX_IOERR = 74
+
+_OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
 OWN_OPTIONS = frozenset({"--version", "-V", "--help", "--install-completion", "--show-completion"})
 
 
@@ -402,4 +416,16 @@ def main() -> None:
     ensure_gil_off(arguments)
     # A script that is started by another Python must find this package again after a re-exec; nobody else needs it.
     os.environ.pop("PYTHON_GIL", None)
-    app(with_command(arguments), prog_name="pgdoorman")
+    try:
+        try:
+            app(with_command(arguments), prog_name="pgdoorman")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        # Else the interpreter tries once more at its end, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            print(f"pgdoorman: cannot write what was to be said: {error.strerror}", file=sys.stderr)
+        sys.exit(EX_IOERR)

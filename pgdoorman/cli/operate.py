@@ -43,8 +43,9 @@ def with_instance(target: Target, work: Callable[[Instance], int]) -> int:
 
 def _complain(error: PgDoormanError, code: int) -> int:
     print(f"pgdoorman: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+    hint = error.hint or (error.fields.get("H", "") if isinstance(error, BackendRefused) else "")
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
     return code
 
 

@@ -131,7 +131,9 @@ def _line(
     )
 
 
-def screen(status: dict[str, str], lines: Sequence[PoolLine], order: str, height: int = 1000) -> Group:
+def screen(
+    status: dict[str, str], lines: Sequence[PoolLine], order: str, height: int = 1000, keys: str = KEYS
+) -> Group:
     """What is shown: a head, a table of pools, the keys."""
     column, largest_first = _ORDERS[order]
     shown = sorted(lines, key=lambda line: line.name)
@@ -145,7 +147,7 @@ def screen(status: dict[str, str], lines: Sequence[PoolLine], order: str, height
     for line in shown[: max(1, height - 5)]:
         style = "bold red" if line.waiting and line.maxwait > 1 else "yellow" if line.waiting or line.paused else ""
         table.add_row(*_cells(line), style=style)
-    return Group(_head(status, lines), table, Text(KEYS, style="dim"))
+    return Group(_head(status, lines), table, *([Text(keys, style="dim")] if keys else []))
 
 
 def _head(status: dict[str, str], lines: Sequence[PoolLine]) -> Text:
@@ -191,7 +193,7 @@ def _once(instance: Instance) -> int:
     if not console.is_terminal:
         console = Console(width=180)
     lines = Samples().take(instance.client, time.monotonic())
-    console.print(screen(_status(instance.client), lines, "t"))
+    console.print(screen(_status(instance.client), lines, "t", keys=""))
     return 0
 
 

@@ -85,9 +85,7 @@ class WaitingLine[W: Standing]:
         return [self.first() for _ in range(self.count)]
 
     def _oldest_line(self) -> deque[W]:
-        return min(
-            (line for line in self.lines if line), key=lambda line: line[0].waiting_since, default=self.lines[0]
-        )
+        return min((line for line in self.lines if line), key=lambda line: line[0].waiting_since, default=self.lines[0])
 
 
 bind_constants(__name__)

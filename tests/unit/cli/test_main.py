@@ -110,3 +110,24 @@ def test_the_shell_is_told_what_can_follow() -> None:
 
     assert complete("pgdoorman rel") == ["reload"]
     assert "pools_extended" in complete("pgdoorman show po")
+
+
+def test_a_command_that_is_spelt_wrong_is_suspected() -> None:
+    done = CliRunner().invoke(app, with_command(["relaod"]))
+    assert done.exit_code == 78
+    assert 'did you mean the command "reload"?' in done.stderr
+
+
+def test_a_full_disk_and_a_closed_pipe_are_no_accidents(tmp_path: Path) -> None:
+    program = [sys.executable, "-X", "gil=0", "-m", "pgdoorman", "check", _file(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (
+        74, "pgdoorman: cannot write what was to be said: No space left on device\n",
+    )  # fmt: skip
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert done.returncode != 0
+    assert done.stderr == ""

@@ -68,6 +68,18 @@ def _instruction(word: str) -> str:
     return line.removeprefix(word).strip()
 
 
+# The context of the build.
+
+
+def test_what_is_copied_is_there_and_gets_to_the_builder() -> None:
+    text = (ROOT / "Containerfile").read_text()
+    copied = [word for line in text.splitlines() if re.match(r"COPY (?!--from)", line) for word in line.split()[1:-1]]
+    assert len(copied) >= 4
+    assert all((ROOT / name).exists() for name in copied)
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert sorted(copied) == sorted(allowed)
+
+
 # Kubernetes.
 
 
