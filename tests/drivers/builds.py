@@ -124,6 +124,21 @@ def build_rust(program: str) -> list[str]:
         return [f"{place.directory}/{program}"]
 
 
+def build_rust_logins() -> list[str]:
+    need("cargo", "--version", minimum=(1, 88))
+    need("pkg-config", "--modversion", "openssl", minimum=(1, 1))
+    folder = HERE / "rust_logins"
+    with _building("tlsrust", [folder / "src/main.rs", folder / "Cargo.toml"]) as place:
+        if place.is_new:
+            work = cache() / "tlsrust-work"
+            shutil.rmtree(work / "src", ignore_errors=True)
+            shutil.copytree(folder / "src", work / "src")
+            shutil.copy(folder / "Cargo.toml", work)
+            place.run("cargo", "build", "--quiet", folder=work, environment={"CARGO_TARGET_DIR": f"{work}/target"})
+            shutil.copy(work / "target/debug/rust-logins", place.directory)
+        return [f"{place.directory}/rust-logins"]
+
+
 def build_python(program: str) -> list[str]:
     """With another Python than ours if there is one, since the drivers ship no binaries for free-threaded ones."""
     module = ["-m", f"tests.drivers.python.{program}"]
