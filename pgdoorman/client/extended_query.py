@@ -541,6 +541,11 @@ class EmptySlot(Naming):
         super().happened()
 
 
+def _may_be_in_block(backend: Backend) -> bool:
+    """What is outstanding may begin a block, which may fail."""
+    return backend.status != codes.IDLE or backend.exchange.awaits_ready
+
+
 def _stand_in(backend: Backend, statement: Statement) -> Statement:
     """What to bind in a block for a statement that the backend lacks: where the block has failed it cannot be prepared.
 
@@ -605,7 +610,7 @@ def _server_name(
         return None
     if names.clearing and (not own or statement in backend.names):
         statement = Statement(statement.tail)  # it may be gone when this is read
-    if portal is not None and backend.status != codes.IDLE and statement not in backend.names:
+    if portal is not None and statement not in backend.names and _may_be_in_block(backend):
         statement = _stand_in(backend, statement)
     if describes and statement.parameters and statement not in backend.names:
         statement = _described_alike(backend, statement)

@@ -1,7 +1,7 @@
 """A connected client: its socket, what it holds, and how it comes and goes.
 
-A session belongs to one worker for its whole life. What it says is heard in `serving`, what its backend says in `relay`;
-here are the socket, the reasons for not listening at the moment (`held`), the lease, and the end.
+A session belongs to one worker at a time. Its socket and buffers are in `stream`; what it says is heard in `serving`, what
+its backend says in `relay`; here are the first look at what comes, the lease, and the end.
 
                                    granted
         IDLE --- first message ---> (waiting) ---> LEASED --- transaction over ---> IDLE
@@ -18,7 +18,6 @@ from typing import Any, Final
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.settings import DEFAULTS, MOST_REPORTED, Reported, SessionSettings, reported_of
 from pgdoorman.client import relay, serving, stickiness
-from pgdoorman.client.budget import FREE_OF_CHARGE
 from pgdoorman.client.cancel_keys import CancelKey
 from pgdoorman.client.cancelling import Cancelled, is_overdue, submit
 from pgdoorman.client.closing import error_message
@@ -26,6 +25,7 @@ from pgdoorman.client.farewell import Farewell
 from pgdoorman.client.holds import BACKLOGGED, CARE, CONGESTED, GONE, WAITING
 from pgdoorman.client.services import Services
 from pgdoorman.client.serving import BEGINS_SEGMENT, LOCAL_STARTS, serve_query, serve_segment
+from pgdoorman.client.stream import ClientStream
 from pgdoorman.config.settings import PoolMode, UserPoolSettings
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendUnavailable, PgDoormanError, ProtocolViolation, ShuttingDown
@@ -46,15 +46,12 @@ log = logging.getLogger(__name__)
 READ_SIZE: Final = 16384
 LARGE_READ_SIZE: Final = 65536
 
-INPUT_LIMIT: Final = 262144  # more than this is not read ahead while the client is not listened to
-OUTPUT_LIMIT: Final = 262144
-
 # What `Session.fast` says besides 0: the client has no prepared statements, or it may have some.
 SIMPLE: Final = 1
 EXTENDED: Final = 2
 
 
-class Session:
+class Session(ClientStream):
     """One client that is logged in, on its worker's thread."""
 
     __slots__ = (
@@ -67,24 +64,17 @@ class Session:
         "begin",
         "cancel_key",
         "check",
-        "claimed",
         "connected_at",
         "connected_time",
         "counters",
         "custom_names",
         "dismissed",
         "errors",
-        "fast",
-        "fd",
-        "gather_size",
-        "gathered",
         "heard_at",
         "hearing",
-        "held",
         "id",
         "idle_here",
         "in_line",
-        "input",
         "lease_number",
         "lease_reported",
         "ledger",
@@ -92,28 +82,20 @@ class Session:
         "local_sets",
         "names",
         "noted",
-        "out",
-        "passing",
         "pins",
         "pool",
         "pooling",
         "queries",
         "query_began",
-        "reading",
         "recent",
-        "recv",
         "release_due",
         "remaps",
         "resets_always",
-        "send",
-        "services",
         "set_tags",
         "singles",
         "skipping",
-        "sock",
         "stand",
         "startup_settings",
-        "stuck_since",
         "suspect",
         "swap",
         "take",
@@ -125,9 +107,7 @@ class Session:
         "unknown_calls",
         "version",
         "waiting_since",
-        "waits_plainly",
         "wanted",
-        "worker",
         "worker_index",
     )
 
@@ -146,35 +126,14 @@ class Session:
         tls: str = "",
     ) -> None:
         self.id = number
-        self.sock = sock
-        self.fd: int = sock.fileno()
-        self.recv: Callable[[int, int], bytes] = sock.recv
-        self.send: Callable[[Any, int], int] = sock.send
+        super().__init__(sock, services)
         self.address = peer
-        self.services = services
         self.version = version
         self.application_name = application_name
         self.tls = tls
         self.cancel_key: CancelKey | None = None
         self.connected_at = self.heard_at = monotonic()
-        self.stuck_since = 0.0  # since when it has not taken anything of what waits for it
-        self.worker: Worker = None  # type: ignore[assignment]  # set by `begin`, before anything else happens
         self.worker_index = -1
-        # What came in and is not dealt with; what is to go out and was not taken.
-        self.input = b""
-        self.gathered: bytearray | None = None
-        self.gather_size = 0
-        self.claimed = 0
-        self.passing = 0
-        self.out = bytearray()
-        self.reading = True
-        self.held = 0
-        # SIMPLE or EXTENDED if nothing is pending here: no reason not to listen, nothing kept or unsent, no block begun, no
-        # leave to take. What the client says next may take the hot branches then. Whoever changes that sets it to 0.
-        self.fast = 0
-        self.waits_plainly = (
-            0  # the same for one whole request that waits for a backend, and nothing more has come since
-        )
         self.skipping = False
         self.dismissed: PgDoormanError | None = None
         # The lease.
@@ -426,24 +385,13 @@ class Session:
             self.lost()
             return
         if self.held:
-            self._hold(data)
+            self._keep(data)
             return
         if self.input or self.gathered is not None:
             self._add(data)
         else:
             serving.serve(self, data)
         self.refresh()
-
-    def _hold(self, data: bytes) -> None:
-        """Not listening now: keep it. Much more than that stays in the kernel, and so with the client."""
-        self.waits_plainly = 0
-        if self.gathered is not None:
-            self.gathered += data
-        else:
-            self.input += data
-        if len(self.input) > INPUT_LIMIT and self.reading:
-            self.reading = False
-            self._watch()
 
     def _add(self, data: bytes) -> None:
         gathered = self.gathered
@@ -458,33 +406,6 @@ class Session:
             self.stop_gathering()
             del gathered  # not twice in memory while it is dealt with
             serving.serve(self, whole)
-
-    def gather(self, data: bytes, size: int) -> None:
-        """Collect a message of `size` bytes, of which `data` is the beginning, before it is dealt with."""
-        if size > FREE_OF_CHARGE:
-            self.services.budget.take(size)
-            self.claimed += size
-            self.gathered = bytearray(data)
-            self.gather_size = size
-        else:
-            self.input = data
-
-    def stop_gathering(self) -> None:
-        """The gathered message is whole, or nobody wants it any more."""
-        self.gathered = None
-        if self.claimed:
-            self.services.budget.give_back(self.claimed)
-            self.claimed = 0
-
-    def listen_again(self) -> None:
-        """Read what the kernel has kept for us."""
-        self.reading = True
-        self._watch()
-
-    def hold(self, reason: int) -> None:
-        """Do not listen until `release_hold` of the same reason."""
-        self.held |= reason
-        self.fast = 0
 
     def release_hold(self, reason: int) -> None:
         """Listen again if that was the only reason, beginning with what was kept."""
@@ -504,48 +425,13 @@ class Session:
             self.dismiss(self.dismissed)
         self.refresh()
 
-    # Telling.
+    def _on_congestion(self) -> None:
+        backend = self.backend
+        if backend is not None:
+            # Not read until the client has taken what it brought before.
+            self.worker.poller.change(backend.fd, WRITE if backend.out else NOTHING)
 
-    def tell(self, data: bytes) -> None:
-        """Send to the client, or keep what it does not take now; then its backend is not read until it has."""
-        out = self.out
-        if out:
-            out += data
-            if len(out) > OUTPUT_LIMIT:
-                self.hold(CONGESTED)
-            return
-        try:
-            sent = self.send(data, DONT_WAIT)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return  # the next read of this socket says the same and ends the session
-        if sent != len(data):
-            out += memoryview(data)[sent:]
-            self.fast = 0
-            self.stuck_since = monotonic()
-            self._watch()
-            if len(out) > OUTPUT_LIMIT:
-                self.hold(CONGESTED)
-            backend = self.backend
-            if backend is not None:
-                self.worker.poller.change(backend.fd, WRITE if backend.out else NOTHING)
-
-    def _flush(self) -> None:
-        out = self.out
-        while out:
-            try:
-                sent = self.send(out, DONT_WAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                out.clear()
-                break
-            del out[:sent]
-            self.stuck_since = monotonic()
-        self.stuck_since = 0.0
-        self.out = bytearray()  # a new one: the old one keeps the size it once had
-        self._watch()
+    def _on_relief(self) -> None:
         backend = self.backend
         if backend is not None and backend.is_open:
             self.worker.poller.change(backend.fd, READ | WRITE if backend.out else READ)
@@ -555,9 +441,6 @@ class Session:
             return
         self.release_hold(CONGESTED)
         self.refresh()
-
-    def _watch(self) -> None:
-        self.worker.poller.change(self.fd, (READ if self.reading else NOTHING) | (WRITE if self.out else NOTHING))
 
     # The lease.
 
@@ -591,20 +474,8 @@ class Session:
         except OSError:
             return True
         if data:
-            self._hold(data)
+            self._keep(data)
         return not data
-
-    def _flush_waiting(self) -> None:
-        try:
-            del self.out[: self.send(self.out, DONT_WAIT)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self.out.clear()
-        if not self.out:
-            self.held &= ~CONGESTED
-            self.stuck_since = 0.0
-            self._watch()
 
     def move_to(self, worker: Worker) -> bool:
         """Have our backend's worker for home: cheaper than waking the other one, and no socket of the backend has to
@@ -985,12 +856,6 @@ class Session:
         """Nobody waits for what the backend still does."""
         if backend.process_id:
             submit(backend, self.worker, self.services.helpers, self.pool.settings, asked=monotonic())
-
-    def _last_words(self) -> None:
-        try:
-            self.send(self.out, DONT_WAIT)
-        except OSError:
-            pass
 
 
 # Stands in `dismissed` for a client that is to follow its pool when it is no longer busy. Every place that has to look

@@ -1492,6 +1492,12 @@ FOUND = (
             (*run("c"), *run("a", "1", "2"), S()),
         ),
     ),
+    several(
+        "binds of what the backend lacks, sent with the failure of the block",
+        t(0, (P("a", ADD), S(), P("b", "select 1"), S())),
+        t(1, *((P(f"s{number}", f"select {number}"), *run(f"s{number}"), S()) for number in range(5))),
+        t(0, (Q("begin"), Q("selec"), B("", "b", ["15"]), E(), S(), B("", "a"), E(), S(), Q("rollback"))),
+    ),
     one(
         "names of one text, closed and parsed again",
         (P("a", ADD), P("b", ADD), P("", ADD), S()),
