@@ -23,8 +23,9 @@ EX_CANTCREAT = 73
 
 _SUPERUSER_ONLY = "42501"  # insufficient_privilege
 
-LOOKUP = "pgdoorman_lookup"
-"""The function through which a role that may not read pg_authid looks users up."""
+LOOKUP = "public.pgdoorman_lookup"
+"""The function through which a role that may not read pg_authid looks users up; with its schema, since look-ups have none but
+pg_catalog on their search_path."""
 
 _LOOKUP_SQL = f"""\
 create function {LOOKUP}(name text, out usename name, out passwd text)

@@ -19,13 +19,14 @@ from pgdoorman.config.load import load, load_text
 from pgdoorman.config.settings import ServerTlsMode
 from tests.integration.conftest import StartDoorman
 from tests.support.certificates import Authority
-from tests.support.doorman import Doorman, pool, user
+from tests.support.doorman import ADMIN_PASSWORD, ADMIN_USER, Doorman, pool, table, user
 from tests.support.postgres import SECRET, Postgres
 from tests.support.process import Process, free_port, wait_until
 from tests.support.tls_postgres import TlsPostgres
 from tests.support.wire import HungUp, ServerError, Wire
 
 PATIENCE = 60.0
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,35 @@ def test_looking(running: Doorman) -> None:
         assert head.split()[:3] == ["database", "user", "pool_mode"]
         assert line.split()[:3] == ["app", "alice", "transaction"]
 
+        (sockets,) = json.loads(_run("show", "sockets", *_pid(running), "--json").stdout)
+        assert sockets["tcp_listen"] == 1
+        assert sockets["tcp_established"] == 2, "the client and its backend"
+        assert sockets["unix_connected"] >= 1, "this command"
+
         once = _run("top", "--once", *_pid(running))
         assert once.returncode == 0, once.stderr
         assert "alice@app" in once.stdout
+        with Wire.connect(
+            running.host,
+            running.port,
+            user=ADMIN_USER,
+            password=ADMIN_PASSWORD,
+            database="pgbouncer",
+            patience=PATIENCE,
+        ) as console:
+            wire.send_bytes(b"Q\x00\x00\x01\x00" + b"x" * 20)  # the beginning of a longer message
+            busy: list[dict[str, str | None]] = []
+
+            def is_seen() -> bool:
+                busy[:] = table(console, "show active_sockets")
+                return bool(busy)
+
+            wait_until(is_seen, PATIENCE, "the bytes to be seen")
+            assert [(row["type"], row["user"], row["pkt_avail"]) for row in busy] == [("C", "alice", "25")]
+            assert (busy[0]["local_addr"], busy[0]["local_port"]) == ("127.0.0.1", str(running.port))
+            (server,) = table(console, "show servers")
+            assert server["local_addr"] == "127.0.0.1"
+            assert int(server["local_port"] or 0) > 0
     nothing = _run("show", "nonsense", *_pid(running))
     assert nothing.returncode == 1
     assert "Unsupported SHOW" in nothing.stderr
@@ -182,6 +209,17 @@ def test_reload_tells_what_changed_and_what_waits(running: Doorman) -> None:
     }
 
 
+def test_a_key_is_set_and_taken_over(running: Doorman) -> None:
+    where = ("-c", str(running.config_file), *_pid(running))
+    done = _run("config", "set", "pools.app.users.alice.pool_size", "9", "--reload", *where)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "reloaded"), done.stderr
+    assert [row["pool_size"] for row in running.show("pools")] == ["9"]
+    refused = _run("config", "set", "pools.app.users.alice.pool_size", "0", "--reload", *where)
+    assert refused.returncode == 78
+    assert "reloaded" not in refused.stdout
+    assert [row["pool_size"] for row in running.show("pools")] == ["9"]
+
+
 def test_a_bad_file_changes_nothing_and_is_told(running: Doorman) -> None:
     with running.config_file.open("a") as file:
         file.write("\n[nonsense]\n")
@@ -267,8 +305,23 @@ def test_a_changed_setting_holds_for_who_is_connected(running: Doorman) -> None:
 # --- generate ---
 
 
-def test_a_configuration_made_from_a_server_lets_its_roles_in(workspace: Path, postgres: Postgres) -> None:
-    path = workspace / "generated.yaml"
+def _let_in(path: Path, *roles: str) -> None:
+    """Runs the file that was generated, on a free port, and has the roles come in, each with its password only."""
+    port = free_port()
+    path.write_text(path.read_text().replace("6432", str(port)))
+    log = path.with_suffix(".log")
+    with Process([sys.executable, "-X", "gil=0", "-m", "pgdoorman", str(path)], log, directory=ROOT) as process:
+        process.wait_ready(lambda: "listening on 0.0.0.0" in process.log(), PATIENCE)
+        for role in roles:
+            with Wire.connect("127.0.0.1", port, user=role, database="app", password=SECRET, patience=PATIENCE) as wire:
+                assert wire.value("select current_user") == role
+            with pytest.raises(ServerError, match="28P01"):
+                Wire.connect("127.0.0.1", port, user=role, database="app", password="wrong", patience=PATIENCE)
+
+
+@pytest.mark.parametrize("ending", ["toml", "yaml"])
+def test_a_configuration_made_from_a_server_lets_its_roles_in(workspace: Path, postgres: Postgres, ending: str) -> None:
+    path = workspace / f"generated.{ending}"
     done = _run("generate", "--host", postgres.host, "-p", str(postgres.port), "-u", "postgres", "-o", str(path))
     assert done.returncode == 0, done.stderr
     assert path.stat().st_mode & 0o777 == 0o600, "it holds passwords"
@@ -278,17 +331,7 @@ def test_a_configuration_made_from_a_server_lets_its_roles_in(workspace: Path, p
     assert {"app", "other", "postgres"} <= settings.pools.keys()
     roles = {entry.username for entry in settings.pools["app"].users}
     assert {"md5_user", "scram_user", "clear_user", "locked"} == roles
-    port = free_port()
-    text = path.read_text().replace("6432", str(port))
-    path.write_text(text)
-    command = [sys.executable, "-X", "gil=0", "-m", "pgdoorman", str(path)]
-    with Process(command, workspace / "generated.log", directory=Path(__file__).parents[2]) as process:
-        process.wait_ready(lambda: "listening on 0.0.0.0" in process.log(), PATIENCE)
-        for role in ("md5_user", "scram_user"):
-            with Wire.connect("127.0.0.1", port, user=role, database="app", password=SECRET) as wire:
-                assert wire.value("select current_user") == role
-            with pytest.raises(ServerError, match="28P01"):
-                Wire.connect("127.0.0.1", port, user=role, database="app", password="wrong")
+    _let_in(path, "md5_user", "scram_user")
 
 
 def test_a_role_that_may_not_read_passwords_gets_an_auth_query(workspace: Path, postgres: Postgres) -> None:
@@ -309,6 +352,7 @@ def test_a_role_that_may_not_read_passwords_gets_an_auth_query(workspace: Path, 
         assert str(secret).startswith("SCRAM-SHA-256$")
         with pytest.raises(ServerError, match="42501"):
             wire.rows("select passwd from pg_shadow")
+    _let_in(path, "md5_user", "scram_user")
 
 
 def test_a_server_that_wants_tls(workspace: Path) -> None:
