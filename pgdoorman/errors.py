@@ -73,6 +73,12 @@ class ProtocolViolation(PgDoormanError):
     sqlstate = "08P01"
 
 
+class UnsupportedProtocol(ProtocolViolation):
+    """A client speaks another major version of the protocol."""
+
+    sqlstate = "0A000"
+
+
 class AuthenticationFailed(PgDoormanError):
     """The proof of identity is wrong. The message never says whether the user exists."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pgdoorman.backend.connection import Backend, next_number
 from pgdoorman.backend.inquiry import Inquiry, Rows
-from pgdoorman.backend.settings import DEFAULTS, Reported, SessionSettings, move_sql, settings_of
+from pgdoorman.backend.settings import DEFAULTS, NOT_CARRIED, Reported, SessionSettings, move_sql, settings_of
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.login import Arrived
 from pgdoorman.client.services import Services
@@ -31,7 +31,8 @@ _OK = wire.ok()
 _READY = ready_for_query()
 
 # Parameters that a client may send but that are not its own to choose here.
-_NEVER = frozenset({"is_superuser", "server_version", "server_encoding", "integer_datetimes"})
+# Not settings; and those that nothing can reset: a backend that had one would be refused by every other client.
+_NEVER = frozenset({"is_superuser", "server_version", "server_encoding", "integer_datetimes"}) | NOT_CARRIED
 
 
 class Welcome:
@@ -145,7 +146,10 @@ class Welcome:
             self.refused(error)
             return
         if error is not None:
-            pool.checkin(backend, self.worker)
+            if backend.settings.by_name.keys() - self._wanted.by_name.keys():
+                pool.discard(backend, self.worker)  # if it cannot be rid of them, the next client must not meet it
+            else:
+                pool.checkin(backend, self.worker)
             self._refuse(error)
             return
         backend.settings = self._wanted

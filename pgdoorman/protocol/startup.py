@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from pgdoorman.errors import ProtocolViolation
+from pgdoorman.errors import ProtocolViolation, UnsupportedProtocol
 from pgdoorman.protocol import codes
 
 MAX_FIRST_PACKET: Final = 10_000
@@ -149,7 +149,7 @@ def _parse_parameters(body: bytes) -> tuple[tuple[str, str], ...]:
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     pieces = body[:-1].split(b"\0")
     if pieces.pop() or len(pieces) % 2 or not all(pieces[::2]):
-        raise ProtocolViolation("invalid startup packet layout: expected names and values in pairs")
+        raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     return tuple(map(_decode_parameter, pieces[::2], pieces[1::2]))
 
 
@@ -271,11 +271,11 @@ class Negotiation:
 
 
 def negotiate(message: StartupMessage, newest: int = codes.PROTOCOL_3_2) -> Negotiation:
-    """Which protocol version to speak with this client. Raises ProtocolViolation for a major version other than 3.
+    """Which protocol version to speak with this client. Raises UnsupportedProtocol for a major version other than 3.
 
     3.1 was never released and gets 3.0. No `_pq_.` option is understood, so each is named in the reply."""
     if message.version >> 16 != 3:
-        raise ProtocolViolation(
+        raise UnsupportedProtocol(
             f"unsupported frontend protocol {message.version >> 16}.{message.version & 0xFFFF}: "
             f"server supports 3.0 to {newest >> 16}.{newest & 0xFFFF}"
         )

@@ -718,6 +718,20 @@ def test_a_role_that_is_dropped_meanwhile(hall: Hall) -> None:
         assert holder.value("select current_user") == "alice"
 
 
+@pytest.mark.parametrize("name", ["seed", "transaction_read_only", "transaction_isolation", "transaction_deferrable"])
+def test_start_up_parameters_that_nothing_can_reset(hall: Hall, name: str) -> None:
+    """One that stayed on the backend would have every other client refused."""
+    connect = hall.fresh("one")
+    value = {"seed": "0.5", "transaction_isolation": "serializable"}.get(name, "on")
+    with connect(**{name: value}) as wire:
+        assert wire.value("select 1") == "1"
+        others: list[dict[str, str]] = [{}, {"TimeZone": "Asia/Tokyo"}]
+        for own in others:
+            with connect(**own) as other:
+                assert other.value("select 2") == "2"
+        assert wire.value("select 3") == "3"
+
+
 def test_what_was_sent_before_terminate_is_done(hall: Hall) -> None:
     """PostgreSQL takes messages in order: Terminate behind a query does not undo the query."""
     connect = hall.fresh("one")

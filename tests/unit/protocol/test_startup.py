@@ -326,8 +326,9 @@ def test_protocol_options_are_named_once_each() -> None:
 
 @pytest.mark.parametrize("version", [0, 0x0002_0000, 0x0004_0000, 0x04D2_162E + 10, 0xFFFF_FFFF])
 def test_other_major_versions_are_refused(version: int) -> None:
-    with pytest.raises(ProtocolViolation, match="unsupported frontend protocol"):
+    with pytest.raises(ProtocolViolation, match="unsupported frontend protocol") as refused:
         negotiate(greeting(b"anything", version))
+    assert refused.value.sqlstate == "0A000", "as PostgreSQL has it"
 
 
 @pytest.mark.parametrize(
