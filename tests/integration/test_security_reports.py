@@ -16,24 +16,30 @@ Where the same hole is tried elsewhere, in more forms, this table says where:
     CVE-2012-4575              long names                  here
     CVE-2025-46801             which proof counts          test_proof_matrix
     CVE-2023-22332             SHOW leaks a password       here
+    CVE-2024-45624             results across privileges   here
 """
 
 import base64
 import re
 import struct
 import time
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pgdoorman.auth.secrets import hash_password
 from tests.integration.conftest import StartDoorman
 from tests.integration.watch import Watch, must_be_refused
+from tests.support.certificates import Authority
 from tests.support.doorman import ADMIN_PASSWORD, Doorman, pool, stand_in, user
 from tests.support.fake_server import FakeServer, Peer, authentication, greeting
 from tests.support.postgres import SECRET, Postgres
-from tests.support.process import wait_until
+from tests.support.process import free_port, wait_until
 from tests.support.wire import (
     PROTOCOL_3_0,
     HungUp,
@@ -249,14 +255,47 @@ def test_servers_that_answer_look_ups_badly(watch: Watch, start_doorman: StartDo
     wait_until(lambda: len(doorman.show("auth_query")) == 1, 15, "the reload")
 
 
+# CVE-2024-45624: what is answered from memory was answered to somebody with other rights
+
+
+def test_the_answer_to_a_check_query_belongs_to_its_role(postgres: Postgres, start_doorman: StartDoorman) -> None:
+    postgres.run(
+        "drop table if exists of_alice",
+        "create table of_alice as select current_user || '!' as word",
+        database="app",
+    )
+    doorman = start_doorman(
+        pools={"app": pool(postgres, user("alice"), user("plain"))},
+        general={"pooler_check_query": "select word || current_user from of_alice"},
+    )
+    for _ in range(2):
+        with doorman.connect("app", "alice") as alice, doorman.connect("app", "plain") as plain:
+            for _ in range(3):
+                assert alice.value("select word || current_user from of_alice") == "postgres!alice"
+                with pytest.raises(ServerError) as caught:
+                    plain.value("select word || current_user from of_alice")
+                assert caught.value.sqlstate == "42501"
+    postgres.run("drop table of_alice", database="app")
+
+
 # CVE-2023-22332: nothing shows a secret
 
 
 MARK: Final = "Zx9hidden"
 
 
-def test_no_secret_is_shown(postgres: Postgres, start_doorman: StartDoorman) -> None:
-    """Not by any SHOW of either console, not in the log at its most talkative, not by errors, not by a reload's report."""
+def test_no_secret_is_shown(postgres: Postgres, start_doorman: StartDoorman, tmp_path: Path) -> None:
+    """Not by any SHOW of either console, not in the log at its most talkative, not by errors, not by a reload's report, not
+    by the metrics: passwords, verifiers, tokens, passphrases, keys."""
+    tmp_path.chmod(0o755)
+    pair = Authority().issue("localhost", use_rsa=True)
+    certificate, key = pair.write(tmp_path, "ours", passphrase=f"{MARK}-k")
+    secret_key = "".join(pair.key_pem().decode().splitlines()[1:-1])
+    (tmp_path / "token.pem").write_bytes(
+        pair.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    (tmp_path / "token.key").write_bytes(pair.key_pem())
+    token = jwt.encode({"preferred_username": "tok", "exp": time.time() + 600, "aud": MARK}, pair.key, "RS256")
     verifier = hash_password("v", MARK)
     section = {"query": f"SELECT '{MARK}-q', $1", "user": "postgres", "password": f"{MARK}-a", "server_user": "s",
                "server_password": f"{MARK}-s"}  # fmt: skip
@@ -264,19 +303,39 @@ def test_no_secret_is_shown(postgres: Postgres, start_doorman: StartDoorman) -> 
         user("plain", f"{MARK}-p", server_username="scram_user", server_password=f"{MARK}-u"),
         user("v", verifier),
         user("alice"),
+        user("tok", server_username="clear_user", server_password=f"jwt-priv-key-fpath:{tmp_path}/token.key"),
     ]
     ldap = f"host all lda all ldap ldapserver=127.0.0.1 ldapbasedn=x ldapbindpasswd={MARK}-l"
+    tokens = f"host all tok all jwt key={tmp_path}/token.pem\nhost all bearer all oauth key={tmp_path}/token.pem issuer=x scope=y"
+    web = free_port()
     doorman = start_doorman(
         pools={"app": pool(postgres, *entries, auth_query=section)},
-        general={"pg_hba": {"content": f"{ldap}\nhost all alice all trust\nhost all all all md5\n"}},
+        general={
+            "pg_hba": {"content": f"{ldap}\n{tokens}\nhost all alice all trust\nhost all all all md5\n"},
+            "tls_certificate": str(certificate),
+            "tls_private_key": str(key),
+            "tls_private_key_passphrase": f"{MARK}-k",
+        },
+        sections={"web": {"enabled": True, "host": "127.0.0.1", "port": web}},
         arguments=("-l", "trace"),
     )
-    for name, password in (("plain", f"{MARK}-p"), ("plain", f"{MARK}-x"), ("v", f"{MARK}-x"), ("found", f"{MARK}-x"),
-                           ("lda", f"{MARK}-x")):  # fmt: skip
+    attempts = [("plain", f"{MARK}-p"), ("plain", f"{MARK}-x"), ("v", f"{MARK}-x"), ("found", f"{MARK}-x")]
+    attempts += [("lda", f"{MARK}-x"), ("tok", token), ("tok", f"{MARK}.x.y"), ("tok", token[:-9] + "AAAAAAAAA")]
+    for name, password in attempts:
         with pytest.raises(ServerError) as caught:
             doorman.connect("app", name, password)
         assert MARK not in str(caught.value)
+        assert password not in str(caught.value)
+    wire = doorman.dial()
+    wire.send(startup({"user": "bearer", "database": "app"}))
+    wire.receive()
+    wire.send(sasl_initial("OAUTHBEARER", f"n,,\1auth=Bearer {token}\1\1".encode()))
+    wire.receive()
+    wire.hang_up()
     shown = []
+    for page in ("metrics", "livez", "readyz"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{web}/{page}", timeout=20) as answer:
+            shown.append(answer.read().decode())
     for database in ("pgdoorman", "pgbouncer"):
         with doorman.connect(database, "admin", ADMIN_PASSWORD) as console:
             for what in _all_shows(console):
@@ -287,6 +346,11 @@ def test_no_secret_is_shown(postgres: Postgres, start_doorman: StartDoorman) -> 
             doorman.pools["app"]["auth_query"]["password"] = f"{MARK}-new-{database}"
             doorman.write_config()
             shown.append(str(console.ask(query("RELOAD"), patience=15)))
+            doorman.general["tls_private_key_passphrase"] = f"{MARK}-not-it"
+            doorman.write_config()
+            shown.append(str(console.ask(query("RELOAD"), patience=15)))
+            assert "wrong passphrase" in shown[-1]
+            doorman.general["tls_private_key_passphrase"] = f"{MARK}-k"
     assert len(shown) > 30
     told = "\n".join(shown) + doorman.log()
     assert "app" in told
@@ -294,6 +358,8 @@ def test_no_secret_is_shown(postgres: Postgres, start_doorman: StartDoorman) -> 
     told = told.replace(f"{MARK}-q", "")
     assert MARK not in told, re.findall(f".*{MARK}.*", told)[:3]
     assert verifier.split("$")[2] not in told
+    assert token[:40] not in told
+    assert secret_key[:40] not in told
     assert ADMIN_PASSWORD not in told
 
 
