@@ -368,6 +368,7 @@ class Doorman:
     def _look_at_busy(self) -> None:
         now = monotonic()
         for pool in (*self.registry.all(), *self.registry.leaving()):
+            pool.fold_counters()
             for backend in pool.ledger.members():
                 holder = backend.holder
                 if isinstance(holder, Session) and passed_limit(holder, now) is not None:

@@ -361,10 +361,13 @@ class Pool:
                 worker = backend.worker
                 if getattr(holder, "said_nothing", False) and worker is not None:
                     worker.post(holder.give_way)
+        self.functions.age(now)
+
+    def fold_counters(self) -> None:
+        """Have the durations of a busy pool put into their buckets, by the workers that have counted them."""
         for worker, counters in zip(self._workers, self.counters, strict=True):
             if counters.unfolded > MOST_UNFOLDED:
                 worker.post(counters.fold)
-        self.functions.age(now)
 
     def expire(self, now: float, at_most: int = 1000) -> int:
         """Close idle backends that are too old or idle for too long. Returns how many."""
