@@ -7,7 +7,9 @@
     splitter.py     a TCP proxy that cuts the stream into small pieces
     fake_server.py  a server that misbehaves as told
     scenario.py     the same conversation with two servers, and the difference between their answers
-    oracle.py       random conversations from a seed; also a program (python -m tests.support.oracle)
+    conversations.py  random conversations from a seed
+    oracle.py       plays those with PostgreSQL and through a pooler; also a program (python -m tests.support.oracle)
+    schedule.py     which of several pytest workers runs what
 
 Nothing here imports pgdoorman, except to find its embedded PostgreSQL: what judges must not share the mistakes of what
 is judged.

@@ -1,55 +1,31 @@
-"""Random conversations from a seed, judged by PostgreSQL itself.
+"""Random conversations, judged by PostgreSQL itself.
 
-    python -m tests.support.oracle --port 6432 --direct-port 5432 --batches 100000 --seed 7 --profile movable
+    python -m tests.support.oracle --batches 1000000 --jobs 2 --seed 7
 
-plays them with PostgreSQL directly and through a pooler that listens on --port, in the twin databases oracle_a (direct)
-and oracle_b (pooled; made by `--prepare`), and stops at the first difference, made as small as time allows. A batch is
-one client's turn. The pooler needs a pool `oracle_b` with the user alice, of one backend for the profiles `protocol`
-and `movable`, of four for `pinning`.
-
-Profiles: `protocol` knows no session state; `movable` uses what a pooler can carry from one backend to another;
-`pinning` adds temporary tables, held cursors, advisory locks, LISTEN and SQL-level PREPARE. Each is played by three
-clients in turns.
+plays them (tests.support.conversations) with PostgreSQL directly and through a pooler, in twin databases, and goes on
+until so many batches have been tried. Each difference is printed, made as small as time allows, with the options that
+bring it again; the exit status is 1 if there was one. A batch is one client's turn. It starts all that it needs itself.
 """
 
 import argparse
 import contextlib
-import random
+import itertools
+import shutil
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
-from tests.support.doorman import console, console_state
-from tests.support.scenario import Difference, Step, Turn, as_code, compare, minimise, record
-from tests.support.wire import (
-    Parameter,
-    Request,
-    ServerError,
-    Silence,
-    Wire,
-    WireError,
-    bind,
-    close_portal,
-    close_statement,
-    copy_data,
-    copy_done,
-    copy_fail,
-    describe_portal,
-    describe_statement,
-    execute,
-    flush,
-    function_call,
-    parse,
-    query,
-    sync,
-)
-
-CLIENTS: Final = 3
-REFERENCE: Final = "oracle_a"
-POOLED: Final = "oracle_b"
-TURNS_A_SCENARIO: Final = 8
+from tests.support.conversations import CLIENTS, DIFFERENT, PLAIN, PROFILES, TURNS_A_SCENARIO, Generator
+from tests.support.doorman import Doorman, make_doorman, pool, user
+from tests.support.postgres import Postgres
+from tests.support.scenario import Difference, Turn, as_code, compare, minimise, record
+from tests.support.splitter import Splitter
+from tests.support.wire import ServerError, Silence, Wire, WireError, query
 
 # --- The twin databases ---------------------------------------------------------------------------------------------
 
@@ -72,10 +48,16 @@ grant all on all tables in schema c{0} to public;
 grant all on all sequences in schema c{0} to public;
 """
 
-_RESET = """
-truncate c{0}.t, c{0}.u restart identity; drop table if exists c{0}.x; select setval('c{0}.s', 1, false);
+_RESET_ONE = """
+drop table if exists c{0}.x; select setval('c{0}.s', 1, false);
 insert into c{0}.t (name) values ('one'), ('two'), ('three'); insert into c{0}.u values (1), (2);
 """
+_RESET = "".join(
+    [
+        f"truncate {', '.join(f'c{number}.t, c{number}.u' for number in range(CLIENTS))} restart identity;",
+        *(_RESET_ONE.format(number) for number in range(CLIENTS)),
+    ]
+)
 
 _END_BACKENDS = """
 select pg_terminate_backend(pid, 2000) from pg_stat_activity
@@ -83,520 +65,28 @@ where datname = current_database() and application_name <> 'oracle keeper' and b
 """
 
 
-def prepare(connect: Callable[[str], Wire]) -> None:
-    """Makes the twin databases; `connect` takes a database's name and logs a superuser in, directly."""
-    with connect("postgres") as wire:
-        for name in (POOLED, REFERENCE):
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """Two equal databases: one that is spoken to directly, one through a pooler. The pool has the name of the latter."""
+
+    reference: str
+    pooled: str
+
+
+def make_twins(server: Postgres, suffix: str = "") -> Twins:
+    """Makes them anew. Those of different suffixes may be used at the same time."""
+    twins = Twins(f"oracle_a{suffix}", f"oracle_b{suffix}")
+    with server.connect("postgres") as wire:
+        for name in (twins.pooled, twins.reference):
             wire.run(f"drop database if exists {name} with (force)", patience=60)
-        wire.run(f"create database {REFERENCE}", patience=60)
-    with connect(REFERENCE) as wire:
+        wire.run(f"create database {twins.reference}", patience=60)
+    with server.connect(twins.reference, "alice") as wire:
         wire.run(_SHARED)
         for number in range(CLIENTS):
             wire.run(_OWN.format(number))
-    with connect("postgres") as wire:
-        wire.run(f"create database {POOLED} template {REFERENCE}", patience=60)
-
-
-# --- What may be said -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """An SQL text; {0} is the client's number. `parameters` are good values for it."""
-
-    sql: str
-    parameters: tuple[Parameter, ...] = ()
-    weight: float = 1.0
-
-    def for_client(self, number: int) -> "Text":
-        return replace(self, sql=self.sql.replace("{0}", str(number)))
-
-
-_READING = (
-    Text("select 1", weight=4),
-    Text("select 1, 'two'::text, null::text"),
-    Text("select n from numbers where n < 6 order by n", weight=4),
-    Text("select n, repeat('x', n) from numbers order by n", weight=2),
-    Text("select"),
-    Text("values (1, 'a'), (2, 'b')"),
-    Text("select id, name from c{0}.t order by id", weight=2),
-    Text("select * from t order by 1"),
-    Text("select say('word')"),
-    Text("select date '2024-01-02', interval '1 day 2 hours', timestamptz '2024-01-02 03:04:05+00'", weight=2),
-    Text("select 1.1::float8 / 3"),
-    Text("select 'good'::mood"),
-    Text("select E'\\u00e4\\u20ac'::text"),
-    Text("select current_user, session_user"),
-    Text("show timezone"),
-    Text("show search_path"),
-    Text("show work_mem"),
-    Text("show application_name"),
-    Text("select coalesce(current_setting('my.own', true), '')"),
-    Text("select current_setting('statement_timeout'), current_setting('transaction_read_only')"),
-    Text("select pg_current_xact_id_if_assigned() is null"),
-    Text("select repeat('long ', 3000)", weight=0.3),
-)
-
-_WITH_PARAMETERS = (
-    Text("select $1::int", ("7",), weight=4),
-    Text("select $1::int + $2::int", ("7", "8"), weight=3),
-    Text("select $1::text, $2::text", ("a", None), weight=2),
-    Text("select n from numbers where n > $1 order by n", ("15",), weight=3),
-    Text("insert into c{0}.t (name) values ($1) returning id", ("new",), weight=2),
-    Text("update c{0}.t set name = name || $1 where id = $2", ("!", "1")),
-    Text("delete from c{0}.t where id = $1", ("3",)),
-    Text("select $1::mood", ("bad",)),
-    Text("select set_config($1, $2, false)", ("work_mem", "6MB")),
-    Text("select say($1)", ("loud",)),
-)
-
-_WRITING = (
-    Text("insert into c{0}.t (name) values ('x')", weight=2),
-    Text("insert into c{0}.t (id, name) values (1, 'twice')"),
-    Text("insert into c{0}.u values (1)"),
-    Text("update c{0}.t set name = upper(name)"),
-    Text("delete from c{0}.t where id > 3"),
-    Text("create table c{0}.x (i int)"),
-    Text("drop table c{0}.x"),
-    Text("lock table c{0}.t"),
-    Text("do $$ begin raise notice 'done %', 1; end $$"),
-    Text("do $$ begin raise warning 'before'; perform 1 / 0; end $$"),
-    Text("explain (costs off) select 1"),
-    Text("vacuum c{0}.t", weight=0.2),
-)
-
-_TRANSACTION = (
-    Text("begin", weight=4),
-    Text("BEGIN;", weight=1.5),
-    Text("begin isolation level serializable, read only"),
-    Text("start transaction", weight=1.5),
-    Text("start transaction read only"),
-    Text("commit", weight=4),
-    Text("COMMIT;"),
-    Text("end"),
-    Text("rollback", weight=4),
-    Text("abort"),
-    Text("commit and chain"),
-    Text("rollback and chain"),
-    Text("savepoint a", weight=2),
-    Text("rollback to savepoint a", weight=2),
-    Text("release savepoint a"),
-    Text("rollback prepared 'none'", weight=0.3),
-    Text("declare cur cursor for select n from numbers order by n", weight=1.5),
-    Text("fetch 3 from cur", weight=1.5),
-    Text("move 2 from cur"),
-    Text("close cur"),
-    Text("set transaction isolation level repeatable read"),
-    Text("set constraints all immediate"),
-    Text("select pg_advisory_xact_lock({0})"),
-)
-
-_BROKEN = (
-    Text("select 1 / 0", weight=2),
-    Text("select 1 / (n - 4) from numbers order by n", weight=2),
-    Text("selec 1"),
-    Text("select * from missing"),
-    Text("select nothing(1)"),
-    Text("select fail(3)"),
-    Text("select 'x'::int"),
-    Text("commit; nonsense"),
-    Text("set work_mem = 'lots'"),
-    Text("set nothing = 1"),
-    Text("close nothing"),
-    Text("execute nothing"),
-    Text("deallocate nothing"),
-)
-
-_EMPTY = (Text(""), Text(";"), Text(" -- nothing\n"), Text("/* nothing */ ;"))
-
-_SEVERAL = (
-    Text("select 1; select 2"),
-    Text("insert into c{0}.t (name) values ('m'); select count(*) from c{0}.t; select 1 / 0; select 'never'", weight=2),
-    Text("begin; select 1"),
-    Text("begin; insert into c{0}.t (name) values ('m'); commit"),
-    Text("commit; begin"),
-    Text("select 1; ; select 2;"),
-    Text("begin; select 1 / 0; commit"),
-    Text("set timezone = 'UTC'; show timezone"),
-    Text("set work_mem = '9MB'; select 1 / 0"),
-    Text("select 1; begin; set local timezone = 'Europe/Oslo'; show timezone; savepoint a"),
-)
-
-_SETTINGS = (
-    Text("set timezone = 'Asia/Tokyo'", weight=2),
-    Text("set timezone = 'America/Lima'"),
-    Text("set datestyle = 'German'"),
-    Text("set intervalstyle = 'iso_8601'"),
-    Text("set application_name = 'client {0}'", weight=2),
-    Text("set search_path = c{0}", weight=2),
-    Text("set search_path to 'c{0}', public"),
-    Text("set work_mem = '5MB'", weight=2),
-    Text("set statement_timeout = '77s'"),
-    Text("set my.own = 'value {0}'", weight=2),
-    Text("set extra_float_digits = 0"),
-    Text("set bytea_output = 'escape'"),
-    Text("set client_encoding = 'LATIN1'"),
-    Text("set client_min_messages = 'warning'"),
-    Text("set default_transaction_read_only = on"),
-    Text("set session characteristics as transaction isolation level repeatable read"),
-    Text("set local timezone = 'Europe/Oslo'", weight=2),
-    Text("set local work_mem = '8MB'"),
-    Text("reset timezone"),
-    Text("reset work_mem"),
-    # No RESET of it: a custom parameter once set on a backend can be emptied, but never unmade, by nobody.
-    Text("reset all", weight=2),
-    Text("set timezone to default"),
-    Text("select set_config('statement_timeout', '66s', false)"),
-    Text("select set_config('timezone', 'Asia/Seoul', true)"),
-    Text("select set_config('my.own', 'by function {0}', false)"),
-    Text("do $$ begin set work_mem = '4MB'; end $$"),
-    Text("do $$ begin set timezone = 'Asia/Dubai'; end $$"),
-    Text("set role tenant"),
-    Text("set role none"),
-    Text("reset role"),
-    Text("set session authorization bob"),
-    Text("reset session authorization"),
-    Text("discard all"),
-    Text("discard plans"),
-    Text("deallocate all", weight=2),
-)
-
-_PINNING = (
-    Text("create temp table kept (i int)", weight=2),
-    Text("insert into kept values ({0})", weight=2),
-    Text("select * from kept", weight=2),
-    Text("drop table kept"),
-    Text("create temp table gone (i int) on commit drop"),
-    Text("select 1 as i into temp into_kept"),
-    Text("select * from into_kept"),
-    Text("discard temp"),
-    Text("declare held cursor with hold for select n from numbers order by n", weight=2),
-    Text("fetch 2 from held", weight=2),
-    Text("close held"),
-    Text("close all"),
-    Text("select pg_advisory_lock({0})", weight=2),
-    Text("select pg_try_advisory_lock(99)", weight=2),
-    Text("select pg_advisory_unlock({0})", weight=2),
-    Text("select pg_advisory_unlock(99)"),
-    Text("select pg_advisory_unlock_all()"),
-    Text("listen one", weight=2),
-    Text("listen two"),
-    Text("notify one, 'from {0}'", weight=3),
-    Text("select pg_notify('two', 'by function')", weight=2),
-    Text("unlisten one"),
-    Text("unlisten *"),
-    Text("select pg_listening_channels()"),
-    Text("prepare p as select $1::int + {0}", weight=2),
-    Text("prepare p as select 'again'"),
-    Text("prepare q (text) as insert into c{0}.t (name) values ($1)"),
-    Text("prepare broken as selec"),
-    Text("execute p (1)", weight=3),
-    Text("execute p ('x')"),
-    Text("execute q ('by execute')", weight=2),
-    Text("deallocate p", weight=2),
-    Text("deallocate prepare q"),
-    Text("execute s1 (1)"),
-    Text("deallocate s1"),
-    Text("discard sequences"),
-    Text("select nextval('c{0}.s')"),
-    Text("begin; select nextval('c{0}.s'); select currval('c{0}.s'); commit"),
-)
-
-_GROUPS: Final[Mapping[str, tuple[tuple[Text, ...], float]]] = {
-    "reading": (_READING, 5),
-    "with parameters": (_WITH_PARAMETERS, 5),
-    "writing": (_WRITING, 2),
-    "transaction": (_TRANSACTION, 4),
-    "broken": (_BROKEN, 1.2),
-    "empty": (_EMPTY, 0.4),
-    "several": (_SEVERAL, 1),
-    "settings": (_SETTINGS, 2),
-    "pinning": (_PINNING, 4),
-}
-
-PROFILES: Final[Mapping[str, tuple[str, ...]]] = {
-    "movable": tuple(name for name in _GROUPS if name != "pinning"),
-    "protocol": ("reading", "with parameters", "writing", "transaction", "broken", "empty", "several"),
-    "pinning": tuple(_GROUPS),
-}
-
-_STATEMENTS = (
-    "",
-    "",
-    "s1",
-    "s1",
-    "s2",
-    "s3",
-    'odd "name"',
-    "S1",
-    "a name that is longer than the sixty-three bytes of an identifier in PostgreSQL",
-)
-_PORTALS = ("", "", "", "p1", "p2")
-# Clients of one scenario log in with different parameters, except where the protocol alone is tried.
-_PLAIN: Final[tuple[Mapping[str, str], ...]] = tuple({"application_name": "same"} for _ in range(CLIENTS))
-_DIFFERENT: Final[tuple[Mapping[str, str], ...]] = (
-    {"application_name": "zero"},
-    {"application_name": "one", "options": "-c work_mem=7MB -c my.own=start", "DateStyle": "SQL"},
-    {"application_name": "two", "TimeZone": "Asia/Kolkata", "client_encoding": "LATIN1"},
-)  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Belief:
-    """What the generator thinks that a client has made; errors make it wrong, which is welcome."""
-
-    statements: dict[str, Text] = field(default_factory=dict)
-    portals: list[str] = field(default_factory=lambda: [""])
-
-
-class Generator:
-    """Scenarios from one seed; the same seed, profile and number always give the same scenario."""
-
-    def __init__(self, seed: int, profile: str) -> None:
-        self._seed = seed
-        self._groups = PROFILES[profile]
-        self._early = profile != "pinning"  # notifications and locks make the order between clients visible
-        self._random = random.Random()
-        self._texts: list[Text] = []
-        self._weights: list[float] = []
-        self._client = 0
-        self._belief = _Belief()
-
-    def scenario(self, number: int, turns: int = TURNS_A_SCENARIO) -> list[Turn]:
-        self._random.seed(f"{self._seed}/{number}")
-        beliefs = [_Belief() for _ in range(CLIENTS)]
-        found = []
-        for _ in range(turns):
-            self._client = self._random.randrange(CLIENTS)
-            self._belief = beliefs[self._client]
-            self._load()
-            steps = tuple(self._step() for _ in range(self._random.choice((1, 1, 2, 2, 3, 4))))
-            found.append(Turn(self._client, steps, early=self._early and self._random.random() < 0.3))
-            self._belief.portals = [""]
-        return found
-
-    def _load(self) -> None:
-        """A client speaks of few texts in a turn, so that the same ones meet again."""
-        self._texts, self._weights = [], []
-        for name in self._groups:
-            texts, share = _GROUPS[name]
-            total = sum(text.weight for text in texts)
-            for text in texts:
-                self._texts.append(text.for_client(self._client))
-                self._weights.append(share * text.weight / total)
-
-    def _text(self) -> Text:
-        return self._random.choices(self._texts, self._weights)[0]
-
-    def _chance(self, probability: float) -> bool:
-        return self._random.random() < probability
-
-    # -- steps --
-
-    def _step(self) -> Step:
-        kind = self._random.choices(
-            (
-                self._simple,
-                self._extended,
-                self._pipeline,
-                self._mixed,
-                self._copy_in,
-                self._fastpath,
-                self._portal_walk,
-            ),
-            (3, 5, 3, 1.5, 1, 0.5, 1),
-        )[0]
-        return tuple(kind())
-
-    def _simple(self) -> Iterator[Request]:
-        for _ in range(self._random.choice((1, 1, 1, 2, 3))):
-            text = self._text()
-            yield query(text.sql)
-            if "deallocate all" in text.sql or "discard all" in text.sql:
-                self._belief.statements.clear()
-            self._belief.statements.pop("", None)
-
-    def _extended(self) -> Iterator[Request]:
-        for _ in range(self._random.choice((1, 1, 2, 3, 5))):
-            yield from self._piece()
-        yield self._end()
-
-    def _pipeline(self) -> Iterator[Request]:
-        for _ in range(self._random.choice((2, 3, 4))):
-            for _ in range(self._random.choice((0, 1, 1, 2))):
-                yield from self._piece()
-            yield sync()
-
-    def _mixed(self) -> Iterator[Request]:
-        yield from self._piece()
-        if self._chance(0.5):
-            yield sync()
-        yield query(self._text().sql)
-        yield from self._piece()
-        yield self._end()
-
-    def _end(self) -> Request:
-        return self._random.choices((sync, flush), (6, 1))[0]()
-
-    def _piece(self) -> Iterator[Request]:
-        """Some messages of the extended protocol that belong together, and some that do not."""
-        kind = self._random.choices(
-            (self._one_shot, self._make, self._use, self._close, self._stray, self._copy_out), (5, 2, 4, 1, 1, 0.5)
-        )[0]
-        yield from kind()
-
-    def _one_shot(self) -> Iterator[Request]:
-        text = self._text()
-        name = self._statement_name()
-        yield self._parse(name, text)
-        if self._chance(0.4):
-            yield describe_statement(name)
-        yield from self._run(name, text)
-
-    def _make(self) -> Iterator[Request]:
-        text = self._text()
-        name = self._statement_name()
-        if self._chance(0.3):
-            yield close_statement(name)
-        yield self._parse(name, text)
-        if self._chance(0.3):
-            yield describe_statement(name)
-
-    def _use(self) -> Iterator[Request]:
-        if self._belief.statements and self._chance(0.9):
-            name = self._random.choice(list(self._belief.statements))
-        else:
-            name = self._random.choice(_STATEMENTS)
-        yield from self._run(name, self._belief.statements.get(name, Text("select 1")))
-
-    def _run(self, name: str, text: Text) -> Iterator[Request]:
-        portal = self._random.choice(_PORTALS)
-        yield self._bind(portal, name, text)
-        if self._chance(0.4):
-            yield describe_portal(portal)
-        limit = self._random.choice((0, 0, 0, 1, 2, 100))
-        yield execute(portal, limit)
-        if limit and self._chance(0.6):
-            if self._chance(0.3):
-                yield flush()
-            yield execute(portal, self._random.choice((0, 1, 2)))
-        self._belief.portals.append(portal)
-
-    def _close(self) -> Iterator[Request]:
-        if self._chance(0.6):
-            name = self._statement_name()
-            yield close_statement(name)
-            self._belief.statements.pop(name, None)
-        else:
-            yield close_portal(self._random.choice(_PORTALS))
-
-    def _stray(self) -> Iterator[Request]:
-        """Messages out of place."""
-        choice = self._random.randrange(8)
-        if choice == 0:
-            yield describe_statement(self._random.choice(_STATEMENTS))
-        elif choice == 1:
-            yield describe_portal(self._random.choice(_PORTALS))
-        elif choice == 2:
-            yield execute(self._random.choice(_PORTALS), self._random.choice((0, 1)))
-        elif choice == 3:
-            yield copy_data("1\tstray\n")
-        elif choice == 4:
-            yield self._random.choice((copy_done, copy_fail))()
-        elif choice == 5:
-            yield sync()
-        elif choice == 6:
-            yield flush()
-        else:
-            yield close_portal("never")
-
-    def _copy_out(self) -> Iterator[Request]:
-        text = Text(f"copy c{self._client}.t to stdout")
-        yield self._parse("", text)
-        yield from self._run("", text)
-
-    def _copy_in(self) -> Iterator[Request]:
-        """The data always follows in the same step: what else is sent in copy mode ends a connection in PostgreSQL."""
-        target = self._random.choice(
-            (f"c{self._client}.t (name)", f"c{self._client}.t", f"c{self._client}.t", "missing")
-        )
-        sql = f"copy {target} from stdin"
-        if self._chance(0.5):
-            yield query(self._random.choice((sql, sql, f"select 1; {sql}; select 2", f"begin; {sql}")))
-        else:
-            yield from self._copy_in_extended(sql)
-        good = "copied\n" if "(name)" in target else f"{self._random.randrange(10, 999)}\tcopied\n"
-        for _ in range(self._random.choice((0, 1, 2, 4))):
-            yield copy_data(
-                self._random.choice((good, good, good, "1\ttwice\n", "bad\tline\twith\tmore\n", "unfinished"))
-            )
-        yield copy_done() if self._chance(0.75) else copy_fail("changed my mind")
-        yield sync()
-
-    def _copy_in_extended(self, sql: str) -> Iterator[Request]:
-        """Under a name of its own, so that nothing else can start a COPY whose data is not at hand."""
-        yield close_statement("copy in")
-        yield parse("copy in", sql)
-        yield bind("copy portal", "copy in")
-        if self._chance(0.3):
-            yield describe_portal("copy portal")
-        yield execute("copy portal", self._random.choice((0, 0, 1)))
-        if self._chance(0.5):
-            yield sync()
-
-    def _fastpath(self) -> Iterator[Request]:
-        four = b"\0\0\0\4"
-        choices: Sequence[Request] = (
-            function_call(177, [four, b"\0\0\0\5"]),
-            function_call(177, ["4", "5"], binary=False),
-            function_call(154, [four, b"\0\0\0\0"]),
-            function_call(999999, []),
-            function_call(177, [four]),
-            function_call(177, ["4", None], binary=False),
-        )
-        for _ in range(self._random.choice((1, 1, 2))):
-            yield self._random.choice(choices)
-        if self._chance(0.3):
-            yield sync()
-
-    def _portal_walk(self) -> Iterator[Request]:
-        """Portals that stay open over several Flushes, inside a transaction."""
-        yield query("begin")
-        for portal in ("p1", "p2"):
-            text = self._random.choice(_READING).for_client(self._client)
-            yield self._parse("", text)
-            yield self._bind(portal, "", text)
-        for _ in range(self._random.choice((2, 3, 5))):
-            yield execute(self._random.choice(("p1", "p2")), self._random.choice((1, 2, 3)))
-            yield self._random.choice((flush, flush, sync))()
-        if self._chance(0.5):
-            yield close_portal("p1")
-        yield sync()
-        if self._chance(0.6):
-            yield query(self._random.choice(("commit", "rollback")))
-
-    # -- messages --
-
-    def _statement_name(self) -> str:
-        return self._random.choice(_STATEMENTS)
-
-    def _parse(self, name: str, text: Text) -> Request:
-        known = name in self._belief.statements
-        if not (known and name):
-            self._belief.statements[name] = text  # a named one that lives is refused: the old text stays
-        types = self._random.choice(((), (), (), (), (23,), (25,), (0, 25)))
-        return parse(name, text.sql, types if text.parameters else ())
-
-    def _bind(self, portal: str, name: str, text: Text) -> Request:
-        values = list(text.parameters)
-        if self._chance(0.06):
-            values = list[Parameter](("1", "2", "3"))[: self._random.choice((0, 1, 3))]
-        if values and self._chance(0.08):
-            values[0] = self._random.choice((None, "abc", "", "99999999999999999999"))
-        formats: Sequence[int] = self._random.choice(((), (), (), (0,), (1,), (0, 1)))
-        if self._chance(0.04) and values:
-            return bind(portal, name, values, parameter_formats=(1,), result_formats=formats)
-        return bind(portal, name, values, result_formats=formats)
+    with server.connect("postgres") as wire:
+        wire.run(f"create database {twins.pooled} template {twins.reference}", patience=60)
+    return twins
 
 
 # --- The trial ------------------------------------------------------------------------------------------------------
@@ -614,14 +104,19 @@ class Finding:
     note: str = ""
     history: tuple[tuple[Turn, ...], ...] = ()  # conversations of earlier clients that must come before
 
-    def report(self) -> str:
+    @property
+    def name(self) -> str:
+        """Which conversation it is."""
+        return f"seed {self.seed}, scenario {self.number}, {self.profile}"
+
+    def report(self, setting: str) -> str:
         size = sum(len(step) for turn in self.turns for step in turn.steps)
         earlier = "".join(f"\n{as_code(turns)}\n# those clients have left; then" for turns in self.history)
-        which = f"--seed {self.seed} --first {self.number} --batches 1 --profile {self.profile}"
+        which = f"--seed {self.seed} --first {self.number} --batches 1 --profile {self.profile} --setting {setting}"
         return f"""
 ORDER ORACLE: the pooler does not answer as PostgreSQL does
-{size} messages in {len(self.turns)} turns, found by seed {self.seed}, scenario {self.number}, {self.profile}{self.note}
-again: python -m tests.support.oracle {which} --port PORT --direct-port PORT
+{size} messages in {len(self.turns)} turns, found by {self.name}{self.note}
+again: python -m tests.support.oracle {which}
 
 {self.difference.report()}
 
@@ -630,21 +125,25 @@ as code for tests.support.scenario:{earlier}
 
 
 class Oracle:
-    """Two servers to compare: `direct` logs in to a database of PostgreSQL, `pooled` logs in to POOLED through the
-    pooler; both take startup parameters."""
+    """Two servers to compare: `direct` logs in to a database of PostgreSQL, `pooled` logs in to the pooled twin through
+    the pooler; both take startup parameters."""
 
     def __init__(
         self,
+        twins: Twins,
         direct: Callable[[str, Mapping[str, str]], Wire],
         pooled: Callable[[Mapping[str, str]], Wire],
         patience: float = 5.0,
         witness: Callable[[], str] = str,
     ) -> None:
+        self._twins = twins
         self._direct = direct
         self._pooled = pooled
         self._patience = patience
         self._witness = witness
-        self._keepers = [direct(name, {"application_name": "oracle keeper"}) for name in (REFERENCE, POOLED)]
+        self._keepers = [
+            direct(name, {"application_name": "oracle keeper"}) for name in (twins.reference, twins.pooled)
+        ]
         for keeper in self._keepers:
             keeper.run("set client_min_messages = error; set lock_timeout = '4s'")
 
@@ -653,18 +152,18 @@ class Oracle:
             keeper.terminate()
 
     def try_scenario(
-        self, turns: Sequence[Turn], startups: Sequence[Mapping[str, str]] = _PLAIN, patience: float | None = None
+        self, turns: Sequence[Turn], startups: Sequence[Mapping[str, str]] = PLAIN, patience: float | None = None
     ) -> Difference | None:
         """Plays one scenario on fresh data; as many clients as there are `startups`. Raises WireError if PostgreSQL
         itself does not answer, which means that the scenario is not a fair question."""
         self._reset()
-        script = record(turns, lambda number: self._direct(REFERENCE, startups[number]), len(startups))
+        script = record(turns, lambda number: self._direct(self._twins.reference, startups[number]), len(startups))
         return compare(script, lambda number: self._pooled(startups[number]), patience or self._patience, self._witness)
 
     def hunt(self, seed: int, profile: str, first: int, scenarios: int, shrink_seconds: float = 40.0) -> Finding | None:
         """Tries scenarios until one differs; that one is made smaller."""
         generator = Generator(seed, profile)
-        startups = _PLAIN if profile == "protocol" else _DIFFERENT
+        startups = PLAIN if profile == "protocol" else DIFFERENT
         for number in range(first, first + scenarios):
             turns = generator.scenario(number)
             difference = self.try_scenario(turns, startups)
@@ -715,13 +214,14 @@ class Oracle:
         time.sleep(0.05)  # the pooler must notice that they have gone
 
     def _reset(self) -> None:
+        """Both databases side by side."""
         for keeper in self._keepers:
-            for number in range(CLIENTS):
-                try:
-                    keeper.run(_RESET.format(number))
-                except ServerError as error:
-                    self._free_locks(keeper, error)
-                    keeper.run(_RESET.format(number))
+            keeper.send(query(_RESET))
+        for keeper in self._keepers:
+            error = next((reply for reply in keeper.settle() if reply.kind == "E"), None)
+            if error is not None:
+                self._free_locks(keeper, ServerError(error))
+                keeper.run(_RESET)
 
     def _free_locks(self, keeper: Wire, error: ServerError) -> None:
         """55P03 means that a backend went back in a transaction, or is stuck; the next scenario must not suffer."""
@@ -735,55 +235,243 @@ class Oracle:
         print(f"oracle: a backend still held a lock after its clients had left: {holders}", file=sys.stderr)
 
 
+# --- Where it is played ---------------------------------------------------------------------------------------------
+
+_PIECES: Final = (1, 1, 2, 3, 5, 40)
+
+_TINY_CACHES: Final = {
+    "prepared_statements_cache_size": 2,
+    "server_prepared_statements_cache_size": 2,
+    "client_anonymous_prepared_cache_size": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A way to run the pooler that must not show in any answer."""
+
+    pool_mode: str
+    backends: int
+    tiny: bool
+    split: bool = False  # every message is cut into pieces of a few bytes, on both sides
+
+
+# Transaction pools of one or four backends, with caches so small that every use evicts, and a session pool.
+SETTINGS: Final = {
+    "one-tiny": Setting("transaction", 1, True),
+    "four-tiny": Setting("transaction", 4, True),
+    "one": Setting("transaction", 1, False),
+    "session": Setting("session", CLIENTS + 1, False),
+    "split": Setting("transaction", 4, True, split=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A share of the random conversations: of which profile, and in which setting."""
+
+    setting: str
+    profile: str
+    share: float
+
+
+PARTS: Final = (
+    Part("one-tiny", "protocol", 0.3),
+    Part("one-tiny", "movable", 0.3),
+    Part("four-tiny", "pinning", 0.2),
+    Part("session", "pinning", 0.1),
+    Part("split", "protocol", 0.1),
+)
+
+
+class Stands:
+    """One pooler per setting in front of a pair of twins, started when first needed, started anew if it has died.
+    `start` is given what a Doorman is given, and starts one."""
+
+    def __init__(self, server: Postgres, twins: Twins, start: Callable[..., Doorman]) -> None:
+        self._server = server
+        self._twins = twins
+        self._start = start
+        self._running: dict[str, tuple[Doorman, Oracle]] = {}
+        self._splitters = contextlib.ExitStack()
+
+    def oracle(self, name: str) -> tuple[Doorman, "Oracle"]:
+        """The pooler of a setting, and who judges it."""
+        if name not in self._running or not self._running[name][0].is_running:
+            self._running[name] = self._open(SETTINGS[name])
+        return self._running[name]
+
+    def close(self) -> None:
+        for _, oracle in self._running.values():
+            oracle.close()
+        self._splitters.close()
+
+    def _open(self, setting: Setting) -> tuple[Doorman, "Oracle"]:
+        server, name = self._server, self._twins.pooled
+        behind = (server.host, server.port)
+        if setting.split:
+            splitter = self._splitters.enter_context(Splitter(*behind, sizes=_PIECES))
+            behind = (splitter.host, splitter.port)
+        account = user("alice", pool_size=setting.backends)
+        doorman = self._start(
+            # The application_name of the clients, so that what RESET ALL goes back to is the same on both sides.
+            pools={name: pool(behind, account, pool_mode=setting.pool_mode, application_name="same")},
+            general={"query_wait_timeout": "8s", **(_TINY_CACHES if setting.tiny else {})},
+        )
+
+        def direct(database: str, parameters: Mapping[str, str]) -> Wire:
+            return server.connect(database, "alice", parameters=parameters)
+
+        front = doorman.port
+        if setting.split:
+            front = self._splitters.enter_context(Splitter(doorman.host, front, sizes=_PIECES, seed=2)).port
+
+        def pooled(parameters: Mapping[str, str]) -> Wire:
+            if not setting.split:
+                return doorman.connect(name, "alice", parameters=parameters)
+            return Wire.connect(doorman.host, front, user="alice", database=name, parameters=parameters)
+
+        return doorman, Oracle(self._twins, direct, pooled, witness=doorman.state)
+
+
+# --- The program ----------------------------------------------------------------------------------------------------
+
+_SCENARIOS_AT_A_TIME: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some scenarios of one part, in a row."""
+
+    part: Part
+    first: int
+    scenarios: int
+
+
+def pieces(parts: Sequence[Part], batches: int, first: int) -> Iterator[Piece]:
+    """The parts in turns, each as often as its share says, until there are so many batches."""
+    next_of = dict.fromkeys(parts, first)
+    left = max(1, round(batches / TURNS_A_SCENARIO))
+    while left > 0:
+        part = min(parts, key=lambda one: (next_of[one] - first) / one.share)
+        piece = Piece(part, next_of[part], min(left, _SCENARIOS_AT_A_TIME))
+        next_of[part] += piece.scenarios
+        left -= piece.scenarios
+        yield piece
+
+
+class Hunt:
+    """Several threads that share the pieces of one long run. Each has twins and poolers of its own."""
+
+    def __init__(
+        self, server: Postgres, directory: Path, seed: int, work: Iterator[Piece], shrink_seconds: float
+    ) -> None:
+        self._server = server
+        self._directory = directory
+        self._seed = seed
+        self._work = work
+        self._shrink_seconds = shrink_seconds
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self.started = time.monotonic()
+        self.scenarios = 0
+        self.findings = 0
+
+    def run(self, job: int) -> None:
+        """One thread's share, until nothing is left."""
+        started: list[Doorman] = []
+
+        def start(**settings: Any) -> Doorman:
+            with self._lock:
+                number = next(self._numbers)
+            doorman = make_doorman(self._directory / f"doorman{number}", **settings)
+            started.append(doorman)
+            doorman.start()
+            return doorman
+
+        stands = Stands(self._server, make_twins(self._server, str(job)), start)
+        try:
+            while (piece := self._next()) is not None:
+                self._try(stands, piece)
+        finally:
+            stands.close()
+            for doorman in started:
+                doorman.kill()
+
+    def tell(self) -> None:
+        seconds = time.monotonic() - self.started
+        batches = self.scenarios * TURNS_A_SCENARIO
+        print(f"{batches} batches, {batches / seconds:.0f} a second, {self.findings} differences", flush=True)
+
+    def _next(self) -> Piece | None:
+        with self._lock:
+            return next(self._work, None)
+
+    def _try(self, stands: Stands, piece: Piece) -> None:
+        first, end = piece.first, piece.first + piece.scenarios
+        while first < end:
+            doorman, oracle = stands.oracle(piece.part.setting)
+            try:
+                finding = oracle.hunt(self._seed, piece.part.profile, first, end - first, self._shrink_seconds)
+            except (WireError, ServerError) as error:
+                # PostgreSQL itself did not answer, or the pooler's clients have left something locked.
+                with self._lock:
+                    self.findings += 1
+                print(f"somewhere in {piece}, the rest of which is left out: {error}", flush=True)
+                oracle.end_pooled_backends()
+                return
+            done = end if finding is None else finding.number + 1
+            with self._lock:
+                self.scenarios += done - first
+                if finding is not None:
+                    self.findings += 1
+                    report = finding.report(piece.part.setting)
+                    print(f"{report}\n\nend of the pooler's log:\n{doorman.log_tail()}", flush=True)
+            if finding is not None:
+                oracle.end_pooled_backends()
+            first = done
+
+
+def _wanted_parts(profile: str | None, setting: str | None) -> list[Part]:
+    """Those of PARTS, or the one that was asked for, whether it is among them or not."""
+    if profile is not None and setting is not None:
+        return [Part(setting, profile, 1.0)]
+    return [part for part in PARTS if profile in (None, part.profile) and setting in (None, part.setting)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.oracle", description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, required=True, help="where the pooler listens")
-    parser.add_argument("--direct-port", type=int, required=True, help="where PostgreSQL listens")
-    parser.add_argument("--host", default="127.0.0.1", help="of both")
-    parser.add_argument("--user", default="alice", help="a superuser that may log in without a password")
+    parser.add_argument("--batches", type=int, default=10_000, help=f"turns; {TURNS_A_SCENARIO} make a scenario")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--batches", type=int, default=1000, help=f"turns; {TURNS_A_SCENARIO} make a scenario")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at the same time")
+    parser.add_argument("--profile", choices=sorted(PROFILES))
+    parser.add_argument("--setting", choices=sorted(SETTINGS))
     parser.add_argument("--first", type=int, default=0, help="number of the first scenario")
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="movable")
-    parser.add_argument("--prepare", action="store_true", help="make the twin databases first")
+    parser.add_argument("--shrink-seconds", type=float, default=60.0, help="to make a difference small")
     chosen = parser.parse_args()
-
-    def direct(database: str, parameters: Mapping[str, str]) -> Wire:
-        return Wire.connect(chosen.host, chosen.direct_port, user=chosen.user, database=database, parameters=parameters)
-
-    def pooled(parameters: Mapping[str, str]) -> Wire:
-        return Wire.connect(chosen.host, chosen.port, user=chosen.user, database=POOLED, parameters=parameters)
-
-    def witness() -> str:
-        with contextlib.suppress(OSError, WireError, ServerError):
-            return console_state(lambda: console(chosen.host, chosen.port))
-        return ""
-
-    if chosen.prepare:
-        prepare(lambda database: direct(database, {}))
-    oracle = Oracle(direct, pooled, witness=witness)
-    started = time.monotonic()
-    scenarios = max(1, chosen.batches // TURNS_A_SCENARIO)
-    print(
-        f"seed {chosen.seed}, profile {chosen.profile}: {scenarios} scenarios of {TURNS_A_SCENARIO} batches", flush=True
-    )
-    done = 0
-    while done < scenarios:
-        share = min(500, scenarios - done)
-        try:
-            finding = oracle.hunt(chosen.seed, chosen.profile, chosen.first + done, share)
-        except WireError as error:
-            print(f"between scenario {chosen.first + done} and the {share} behind it: {error}")
-            return 2
-        if finding is not None:
-            print(finding.report())
-            return 1
-        done += share
-        rate = done * TURNS_A_SCENARIO / (time.monotonic() - started)
-        print(f"{done * TURNS_A_SCENARIO} batches alike, {rate:.0f} a second", flush=True)
-    oracle.close()
-    return 0
+    parts = _wanted_parts(chosen.profile, chosen.setting)
+    if not parts:
+        parser.error(f"no part has profile {chosen.profile} in setting {chosen.setting}: give both")
+    print(f"seed {chosen.seed}: {chosen.batches} batches, {chosen.jobs} at a time", flush=True)
+    directory = Path(tempfile.mkdtemp(prefix="doorman-"))
+    directory.chmod(0o755)
+    work = pieces(parts, chosen.batches, chosen.first)
+    try:
+        with Postgres(17) as server:
+            server.populate()
+            hunt = Hunt(server, directory, chosen.seed, work, chosen.shrink_seconds)
+            threads = [threading.Thread(target=hunt.run, args=(job,)) for job in range(chosen.jobs)]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                time.sleep(1)
+                if int(time.monotonic() - hunt.started) % 60 == 0:
+                    hunt.tell()
+            hunt.tell()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return 1 if hunt.findings else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())
