@@ -74,7 +74,7 @@ def _runs() -> Iterator[object]:
 
 
 @pytest.mark.timeout(120 + BATCHES_A_TEST)
-@pytest.mark.parametrize(("part", "first", "scenarios"), _runs())
+@pytest.mark.parametrize(("part", "first", "scenarios"), tuple(_runs()))
 def test_random_orders(stands: Stands, part: Part, first: int, scenarios: int) -> None:
     """Random batches of three clients get the answers that PostgreSQL gives."""
     doorman, oracle = stands.oracle(part.setting)
