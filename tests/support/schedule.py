@@ -12,18 +12,36 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 # Only their order counts. `make test ARGS=--durations=60 JOBS=4` shows when it is out of date.
-LONGEST_FIRST: Final[tuple[str, ...]] = (
+LONGEST_FIRST: Final = (
     "tests/drivers/test_drivers.py",
     "tests/integration/test_order_oracle.py",
     "tests/integration/test_hostile.py",
+    "tests/integration/test_isolation_matrix.py",
+    "tests/integration/test_service.py",
+    "tests/integration/test_waiting.py",
+    "tests/integration/test_methods.py",
+    "tests/integration/test_misbehaving_server.py",
     "tests/integration/test_tls.py",
+    "tests/integration/test_auth_query.py",
+    "tests/integration/test_command_line.py",
+    "tests/integration/test_security_reports.py",
+    "tests/integration/test_soak.py",
+    "tests/integration/test_shared_limits.py",
+    "tests/integration/test_web.py",
+    "tests/unit/cli/test_embedded_postgres.py",
+    "tests/unit/cli/test_demo.py",
 )
 
-# File to what its parts differ in: the matches in the tests' names; tests with the same matches stay together.
-PARTS: Final[dict[str, str]] = {}
+# File to what its parts differ in: the groups of a pattern in the tests' names; tests in which they are the same stay
+# together.
+PARTS: Final = {
+    "tests/integration/test_order_oracle.py": re.compile(
+        r"::(test_\w+)(?:\[(?:(protocol|movable|pinning)-\d+)?.*-(one-tiny|four-tiny|one|session|split)\])?$"
+    )
+}
 
-# Files and tests that judge memory or time so closely that others at work would disturb them.
-ALONE: Final[tuple[str, ...]] = ()
+# Races show best, and threads that spin disturb nobody, where nothing else is at work.
+ALONE: Final = ("tests/threads/",)
 
 _ALONE: Final = "alone"
 _RANKS: Final = {file: rank for rank, file in enumerate(LONGEST_FIRST)}
@@ -34,8 +52,10 @@ def unit_of(node_id: str) -> str:
     if node_id.startswith(ALONE):
         return _ALONE
     file = node_id.partition("::")[0]
-    parts = PARTS.get(file)
-    return file if parts is None else f"{file} {' '.join(re.findall(parts, node_id))}"
+    if file not in PARTS:
+        return file
+    found = PARTS[file].search(node_id)
+    return f"{file} {' '.join(group or '' for group in found.groups())}" if found else file
 
 
 def rank_of(node_id: str) -> int:

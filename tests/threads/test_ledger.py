@@ -172,6 +172,7 @@ def disturb(hall: Hall, until: Event) -> None:
         assert found.total <= hall.limit
 
 
+@pytest.mark.timeout(300)  # eight threads at a time get little of a busy machine
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("limit", "workers", "rounds"), [(3, 8, 400), (8, 8, 1000), (1, 6, 300)])
 def test_nobody_is_forgotten_and_nothing_is_in_two_hands(limit: int, workers: int, rounds: int, seed: int) -> None:

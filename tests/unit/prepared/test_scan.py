@@ -1,6 +1,6 @@
 """What texts may do, by table. A wrong suspicion is allowed, a missed one is not."""
 
-from time import perf_counter
+from time import thread_time
 from typing import Final
 
 import pytest
@@ -126,11 +126,11 @@ def test_very_long_texts_are_suspected_of_everything_that_is_not_a_promise() -> 
     ids=lambda text: text[:8].decode(),
 )
 def test_no_text_takes_long(text: bytes) -> None:
-    """A millisecond would do; the rest is for a machine that has other things to do as well."""
-    began = perf_counter()
+    """A millisecond would do."""
+    began = thread_time()
     scan(text)
     names_called(text)
-    assert perf_counter() - began < 0.25
+    assert thread_time() - began < 0.25
 
 
 @pytest.mark.parametrize(
