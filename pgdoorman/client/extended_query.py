@@ -716,18 +716,23 @@ def rename_in_sql(
     own, statement = _named_in_sql(names, found)
     if statement is None:
         return query, None
-    is_there = backend.names.has(statement, names.segment)
-    if backend.exchange.unsynced and not is_there:
-        return query, None
-    if not is_there and backend.status != codes.FAILED:
-        if backend.exchange.entries:
-            raise MustWait  # what goes in front of it must not overtake what is still to be sent
-        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))
-        backend.exchange.ask(A_HIDDEN_SYNC)
-        backend.push(prepare_message(statement) + SYNC_MESSAGE)
+    before = b""
+    if not backend.names.has(statement, names.segment) and backend.status != codes.FAILED:
+        exchange = backend.exchange
+        # It must not overtake what is still to be sent. (Closes of ours have been; without a Sync, so nothing would come of
+        # waiting for their answers.) In an open batch it is part of that: if it fails, both are skipped.
+        if not exchange.unsynced and any(entry is not A_HIDDEN_CLOSE for entry in exchange.entries):
+            raise MustWait
+        is_open = exchange.unsynced
+        exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))
+        if is_open:
+            before = prepare_message(statement)
+        else:
+            exchange.ask(A_HIDDEN_SYNC)
+            backend.push(prepare_message(statement) + SYNC_MESSAGE)
     start, stop = found.span(4)
     body = query[5:start] + b'"' + statement.name + b'"' + query[stop:]
-    return b"Q" + _pack(len(body) + 4) + body, (own, statement) if found.group(1) else None
+    return before + b"Q" + _pack(len(body) + 4) + body, (own, statement) if found.group(1) else None
 
 
 def _execute(

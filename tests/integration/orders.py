@@ -1431,6 +1431,20 @@ ENDINGS = (
 
 # What random orders have found, each as short as it gets.
 FOUND = (
+    several(
+        "deallocate of a statement that was evicted, in an open batch",
+        t(0, (P("s1", "select 1"), S()), (P("s2", FEW), *run("s2"), S()), (P("s3", ADD), *run("s3", "1", "2"), S())),
+        t(
+            0,
+            (P("", "select 2"), Q("deallocate s1"), Q("execute s1")),
+            (P("", "selec"), Q("deallocate s2"), S(), *run("s2"), S()),
+        ),
+    ),
+    several(
+        "deallocate of a statement that was evicted, with others to evict",
+        t(0, (P("", "select 2"), P("s1", "select 1"), P("s2", FEW), *run("s1"), *run("s2"), S()), (*run(""), S())),
+        t(0, (Q("deallocate s1"), Q("execute s1")), (*run("s2"), S())),
+    ),
     one(
         "a query that is skipped leaves the unnamed statement where it is",
         (Q("begin"), P("", FEW), S()),
