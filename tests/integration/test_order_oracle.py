@@ -18,7 +18,7 @@ from tests.support.oracle import PARTS, SETTINGS, Part, Stands, make_twins
 from tests.support.postgres import Postgres
 from tests.support.scenario import as_code
 
-BATCHES: Final = int(os.environ.get("PGDOORMAN_ORACLE_BATCHES", "10000"))
+BATCHES: Final = int(os.environ.get("PGDOORMAN_ORACLE_BATCHES", "1200"))
 SEED: Final = int(os.environ.get("PGDOORMAN_ORACLE_SEED", "20260"))
 
 BATCHES_A_TEST: Final = 1000
