@@ -5,13 +5,18 @@ Nobody is to be let in unless both proofs hold (the class of CVE-2025-46801). Ea
 TLS changes no cell: with it SCRAM becomes SCRAM-SHA-256-PLUS, which is tried by libpq, which can insist on it.
 """
 
+import ssl
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Final
 
+import jwt
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pgdoorman.auth.secrets import hash_password
 from tests.integration.conftest import StartDoorman
@@ -25,10 +30,13 @@ from tests.support.wire import ServerError, Wire, md5_secret
 pytestmark = pytest.mark.skipif(bool(stand_in()), reason="about pgdoorman's own way")
 
 FRONTS: Final = ("trust", "password", "md5", "scram-sha-256")
+OTHERS: Final = ("cert", "jwt")
 STORED: Final = ("plain", "md5", "verifier", "foreign", "nothing")
 """The password; its md5 hash; the verifier that the server has; a verifier of the same password that it has not."""
 ROLES: Final = {"plain": "trust", "md5_user": "md5", "scram_user": "scram-sha-256", "clear_user": "password"}
 """What the tests' PostgreSQL asks of each role."""
+CLIENTS: Final = Authority("Clients")
+TOKEN_KEY: Final = rsa.generate_private_key(65537, 2048)
 ENDS: Final = {"": "disable", "_tls": "require"}
 """Of the names of databases: TLS towards the server."""
 ENCRYPTED: Final = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
@@ -56,7 +64,7 @@ def house(tls_postgres: TlsPostgres, start_module_doorman: StartDoorman, workspa
         rows = wire.rows("select rolname, rolpassword from pg_authid where rolpassword like 'SCRAM%'")
         verifiers = {str(row[0]): row[1] for row in rows}
     pools = {}
-    for front, stored in product(FRONTS, STORED):
+    for front, stored in product((*FRONTS, *OTHERS), STORED):
         entries = []
         for role in ROLES:
             secret = {
@@ -70,9 +78,14 @@ def house(tls_postgres: TlsPostgres, start_module_doorman: StartDoorman, workspa
         for end, mode in ENDS.items():
             name = database_of(front, stored) + end
             pools[name] = pool(tls_postgres, *entries, server_database="app", server_tls_mode=mode)
+    (workspace / "matrix.pem").write_bytes(
+        TOKEN_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     rules = "".join(f'host "/^{front}_" all all {front}\n' for front in FRONTS)
+    rules += f'hostssl "/^cert_" all all cert\nhost "/^jwt_" all all jwt key={workspace}/matrix.pem\n'
     content = f"host pgdoorman all all md5\n{rules}"
     files = {"tls_certificate": str(certificate), "tls_private_key": str(key)}
+    files["tls_ca_cert"] = str(CLIENTS.write(workspace, "matrix-clients"))
     return start_module_doorman(pools=pools, general={"pg_hba": {"content": content}, **files})
 
 
@@ -104,7 +117,7 @@ def test_both_proofs_must_hold(house: Doorman, front: str, stored: str, role: st
     for right in (False, True, False):
         password = SECRET if right else "wrong"
         ours, theirs = let_in_by_us(front, stored, right), let_in_by_the_server(front, stored, ROLES[role])
-        told = says(house, database, role, password, encrypted=tls in ("client", "both"))
+        told = says(house, database, role, password, context=trusting_context() if tls in ("client", "both") else None)
         if not ours:
             assert told == f'28P01 password authentication failed for user "{role}"'
         elif theirs:
@@ -115,9 +128,40 @@ def test_both_proofs_must_hold(house: Doorman, front: str, stored: str, role: st
             assert SECRET not in told
 
 
-def says(house: Doorman, database: str, role: str, password: str, *, encrypted: bool) -> str:
+@pytest.fixture(scope="module")
+def proofs(workspace: Path) -> dict[str, ssl.SSLContext]:
+    """What clients show who have a certificate for this name."""
+    contexts = {}
+    for name in (*ROLES, "somebody"):
+        contexts[name] = trusting_context()
+        contexts[name].load_cert_chain(*CLIENTS.issue(name, for_clients=True).write(workspace, f"matrix-{name}"))
+    return contexts
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("front", OTHERS)
+def test_who_proves_itself_without_a_password_brings_none(
+    house: Doorman, proofs: dict[str, ssl.SSLContext], front: str, stored: str, role: str, end: str
+) -> None:
+    """By a certificate or a token: what is stored decides alone whether the server can be satisfied."""
+    for whose in ("somebody", role):
+        said = {"preferred_username": whose, "exp": time.time() + 600}
+        password = jwt.encode(said, TOKEN_KEY, "RS256") if front == "jwt" else SECRET
+        told = says(house, database_of(front, stored) + end, role, password, context=proofs[whose])
+        if whose != role:
+            refusals = {"cert": "28000 certificate authentication failed", "jwt": "28P01 JWT token username mismatch"}
+            assert told.startswith(refusals[front])
+        elif let_in_by_the_server(front, stored, ROLES[role]):
+            assert told == role
+        else:
+            assert told.startswith("28000 ")
+            assert f'of "{role}": ' in told
+
+
+def says(house: Doorman, database: str, role: str, password: str, *, context: ssl.SSLContext | None) -> str:
     """Who one is at the server, and whether TLS is as it should be there; or SQLSTATE and text of the refusal."""
-    context = trusting_context() if encrypted else None
     try:
         with Wire.connect(
             house.host, house.port, user=role, database=database, password=password, patience=20, tls=context

@@ -990,6 +990,54 @@ def test_certificates_are_renewed(start_doorman: StartDoorman, tls_postgres: Tls
         assert old.value("select 1") == "1"
 
 
+def test_revocation_lists_are_renewed(
+    start_doorman: StartDoorman, tls_postgres: TlsPostgres, papers: Papers, psql: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """On both sides; a list that cannot be used leaves the old one in force."""
+    ours = papers.clients.issue("alice", for_clients=True)
+    certificate, key = (str(path) for path in ours.write(tmp_path, "shown"))
+    clients, servers = tmp_path / "clients.crl", tmp_path / "servers.crl"
+    clients.write_bytes(papers.clients.revoke())
+    servers.write_bytes(papers.servers.revoke())
+    doorman = start_doorman(
+        pools={
+            "app": pool(
+                tls_postgres, user("alice"), server_tls_mode="verify-ca", server_tls_ca_cert=str(papers.servers_ca),
+                server_tls_crl=str(servers),
+            )
+        },
+        general=papers.general(
+            tls_ca_cert=str(papers.clients_ca), tls_crl=str(clients), tls_mode="verify-full",
+            pg_hba={"content": "host pgdoorman all all md5\nhostssl all all all cert\n"},
+        ),
+    )  # fmt: skip
+
+    def asked() -> Answer:
+        return psql(doorman.port, user="alice", sslcert=certificate, sslkey=key)
+
+    def reload(log: str) -> None:
+        seen = doorman.log().count(log)
+        doorman.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: doorman.log().count(log) > seen, 15.0, log)
+
+    assert asked().out == "t"
+    servers.write_bytes(papers.servers.revoke(tls_postgres.pair))
+    reload("reloaded")
+    assert "certificate verify failed: it has been revoked" in asked().error
+    servers.write_bytes(papers.servers.revoke())
+    reload("reloaded")
+    assert asked().out == "t"
+    for bad, complaint in ((servers, "holds no revocation list"), (clients, "holds no revocation list")):
+        good = bad.read_bytes()
+        bad.write_text("nothing")
+        reload(complaint)
+        assert asked().out == "t"
+        bad.write_bytes(good)
+    clients.write_bytes(papers.clients.revoke(ours))
+    reload("reloaded")
+    assert "revoked" in asked().error
+
+
 def test_tls_comes_and_goes_by_reload(start_doorman: StartDoorman, tls_postgres: TlsPostgres, papers: Papers) -> None:
     doorman = start_doorman(pools={"app": pool(tls_postgres, user("bob"), server_tls_mode="disable")})
 
