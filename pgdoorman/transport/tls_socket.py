@@ -10,6 +10,7 @@ decrypted is left inside, the rest is still in the kernel, and the poller, which
 
 import errno
 import mmap
+import re
 import select
 import socket
 import threading
@@ -38,6 +39,9 @@ RECORD: Final = 16384
 _FULL: Final = 8192
 # How long a peer may go without taking what TLS itself has to answer (a key update) while it goes on sending.
 _PATIENCE: Final = 5.0
+
+# Alerts by which the other side says so (RFC 8446, section 6.2), in OpenSSL's words.
+_NOT_TRUSTED: Final = re.compile("alert (unknown ca|bad certificate|unsupported certificate|certificate (?!required))")
 
 _EXPORTER: Final = b"EXPORTER-Channel-Binding"
 
@@ -157,7 +161,10 @@ class TlsSocket:
         if isinstance(error, SSL.SysCallError | SSL.ZeroReturnError):
             return "the connection was closed during the TLS handshake"
         verdict = self._connection.get_app_data().verify_error
-        return f"certificate verify failed: {verdict}" if verdict else reason_of(error)
+        if verdict:
+            return f"certificate verify failed: {verdict}"
+        reason = reason_of(error)
+        return f"the other side does not accept our certificate ({reason})" if _NOT_TRUSTED.search(reason) else reason
 
     def wait_handshake(self, deadline: float) -> None:
         """Make the handshake, until `deadline` (monotonic). Raises TlsFailed and TimeoutError."""
