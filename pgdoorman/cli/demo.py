@@ -5,6 +5,7 @@ The pooler runs in a process of its own, started as a user would start it. Ctrl-
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -157,12 +158,18 @@ def _pooler(
     try:
         yield process, log
     finally:
-        process.terminate()
+        # All of its session: an upgrade may have put another process in its place.
+        _signal_all(process.pid, signal.SIGTERM)
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
+            _signal_all(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _signal_all(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _address(port: int, user: str, password: str, database: str) -> str:

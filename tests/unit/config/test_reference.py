@@ -128,6 +128,7 @@ def test_every_example_of_a_key_is_allowed(key: Key, monkeypatch: pytest.MonkeyP
         "pgdoorman.key",
         "sso.pem",
         "talos-1.pem",
+        "dh2048.pem",
     ):
         (tmp_path / name).write_text("")
     pairs: dict[str, dict[str, Any]] = {
