@@ -306,7 +306,8 @@ def test_no_secret_is_shown(postgres: Postgres, start_doorman: StartDoorman, tmp
         user("tok", server_username="clear_user", server_password=f"jwt-priv-key-fpath:{tmp_path}/token.key"),
     ]
     ldap = f"host all lda all ldap ldapserver=127.0.0.1 ldapbasedn=x ldapbindpasswd={MARK}-l"
-    tokens = f"host all tok all jwt key={tmp_path}/token.pem\nhost all bearer all oauth key={tmp_path}/token.pem issuer=x scope=y"
+    tokens = f"host all tok all jwt key={tmp_path}/token.pem"
+    tokens += f"\nhost all bearer all oauth key={tmp_path}/token.pem issuer=x scope=y"
     web = free_port()
     doorman = start_doorman(
         pools={"app": pool(postgres, *entries, auth_query=section)},
