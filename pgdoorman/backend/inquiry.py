@@ -88,6 +88,12 @@ class Inquiry:
                     raise ProtocolViolation("ReadyForQuery twice")
                 backend.status = body[0] if body else 0
                 self._ready = True
+            elif self._ready and kind == codes.ERROR_RESPONSE:
+                # Not an answer: a backend that is told to end says so between two queries.
+                self._finish(
+                    BackendUnavailable(f"the server ended the connection: {BackendRefused(parse_error_fields(body))}")
+                )
+                return
             elif self._ready and kind not in b"NSA":
                 raise ProtocolViolation("an answer behind ReadyForQuery")
             if kind == codes.DATA_ROW:
