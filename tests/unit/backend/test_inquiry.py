@@ -170,7 +170,7 @@ def test_a_server_that_breaks_the_protocol(worker: Worker, answer: bytes) -> Non
 
 def test_a_server_that_ends_behind_its_answer(worker: Worker) -> None:
     """It says why: that is told, and the server is not blamed for it."""
-    with misbehaving(fake.answer("1") + fake.ready() + fake.error("57P01", "told to go")) as server:
+    with misbehaving(fake.answer("1") + fake.error("57P01", "told to go")) as server:
         _, error, backend = answer_of(server, worker)
         assert isinstance(error, BackendUnavailable)
         assert "told to go" in str(error)
