@@ -177,9 +177,7 @@ class Session(ClientStream):
         self.pool = pool
         self.ledger = pool.ledger
         # Bound methods of the pool's, and of this worker's counters: one or two attribute loads less for each query.
-        self.take = pool.ledger.take
-        self.stand = pool.ledger.stand
-        self.swap = pool.ledger.swap
+        self.take, self.stand, self.swap = pool.take, pool.stand, pool.swap
         # Where a query has to be compared with another text first, the hot branch of `on_event` is not taken: only who
         # has set such a text pays for it.
         self.check = pool.check if pool.check.is_special else None
