@@ -276,6 +276,8 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if head is None or (head.kind != 7 and head.kind > 1):
                 ended = _OUT_OF_STEP  # a row that nobody asked for
                 break
+            if kind == codes.FUNCTION_CALL_RESPONSE and exchange.unanswered_syncs:
+                exchange.begin_answer()
             position = end if total < _STREAM else end_of_run(data, kind, end)
             continue
         if end > total:
@@ -366,6 +368,8 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if head is None or not _ANSWERS[kind]:
                 ended = _OUT_OF_STEP
                 break
+            if exchange.unanswered_syncs and head.kind < 2:
+                exchange.begin_answer()
             if head is A_STANDING_IN_SEGMENT and kind == codes.CLOSE_COMPLETE:
                 replaced = _PARSE_COMPLETE
                 entries[0] = A_SEGMENT

@@ -20,7 +20,8 @@ While a COPY reads from the client the server ignores Sync: one that was sent be
 CopyFail will never be answered, and the server waits for another. Those directly behind the Execute are taken off the
 queue when CopyInResponse comes. One in the middle of the data is ignored too if the COPY was still going on when the
 server read it, and answered if the COPY had failed by then; which of the two, nobody can tell before the COPY has
-succeeded or the ReadyForQuery has come. Until then the exchange is not settled (`unanswered_syncs`).
+succeeded, the ReadyForQuery has come, or something has been answered that was asked behind it. Until then the exchange is
+not settled (`unanswered_syncs`).
 
 Plain traffic needs little of this: a whole pipelined segment (up to its Sync) of which nothing is renamed, dropped or
 remembered is one entry, SEGMENT, answered by its ReadyForQuery. `careful` says whether any entry needs more than that.
@@ -109,7 +110,7 @@ A_HIDDEN_SYNC: Final = Expected(SYNC, hidden=True)
 class Exchange:
     """The expected answers of one backend, in order. Touched by the backend's owner only."""
 
-    __slots__ = ("careful", "copying", "entries", "skipping", "unanswered_syncs", "unsynced")
+    __slots__ = ("begun", "careful", "copying", "entries", "skipping", "unanswered_syncs", "unsynced")
 
     def __init__(self) -> None:
         self.entries: deque[Expected] = deque()
@@ -118,6 +119,7 @@ class Exchange:
         self.copying = False  # the server reads COPY data
         self.unsynced = False  # extended-query messages were sent and no Sync behind them that is sure to be answered
         self.unanswered_syncs = 0  # Syncs sent into the data of a COPY: ignored or, if it had failed, answered
+        self.begun = False  # the answer to the Query at the head has begun; kept only as long as there are such Syncs
 
     def __repr__(self) -> str:
         marks = [name for name in ("careful", "skipping", "copying") if getattr(self, name)]
@@ -134,7 +136,7 @@ class Exchange:
             if entry.effect is not None:
                 entry.effect.skipped()
         self.entries.clear()
-        self.careful = self.skipping = self.copying = self.unsynced = False
+        self.careful = self.skipping = self.copying = self.unsynced = self.begun = False
         self.unanswered_syncs = 0
 
     @property
@@ -186,7 +188,7 @@ class Exchange:
             return
         self.unsynced = self.unanswered_syncs > 0  # a Query ends what was begun before it, as a Sync would
         self.entries.append(entry)
-        if entry.hidden or entry.effect is not None:
+        if entry.hidden or entry.effect is not None or self.unsynced:
             self.careful = True
 
     def mark_flush(self) -> None:
@@ -218,6 +220,7 @@ class Exchange:
         """The head is answered: take it off and let its effect happen."""
         if self.copying:
             self.copy_ends()
+        self.begun = False
         entry = self.entries.popleft()
         if entry.effect is not None:
             entry.effect.happened()
@@ -231,18 +234,25 @@ class Exchange:
     def ready_expected(self) -> bool:
         """Whether a ReadyForQuery may come now."""
         entries = self.entries
-        return entries[0].kind <= SYNC if entries else self.unanswered_syncs > 0
+        return self.unanswered_syncs > 0 or (bool(entries) and entries[0].kind <= SYNC)
+
+    def begin_answer(self) -> None:
+        """Something else than ReadyForQuery came for the head: what stood in front of it is answered, or never will be."""
+        self.begun = True
+        if self.unanswered_syncs and not self.copying:
+            self.unanswered_syncs = 0
+            self._look_for_sync()
 
     def ready(self) -> bool:
         """ReadyForQuery came: complete its entry. False if nothing expected it, i.e. the two sides disagree."""
         self.copying = False
         entries = self.entries
-        if not entries:
-            if not self.unanswered_syncs:
-                return False
+        if self.unanswered_syncs and (not entries or (entries[0].kind != SYNC and not self.begun)):
+            # No Query is answered with nothing else: this is for a Sync in front of it, which was read after the COPY had
+            # failed, and ended the skipping.
             self.unanswered_syncs -= 1
-            self.skipping = False  # the Sync was read after the COPY had failed, and ended the skipping
-        elif entries[0].kind > SYNC:
+            self.skipping = False
+        elif not entries or entries[0].kind > SYNC:
             return False
         else:
             self.complete()
@@ -253,8 +263,10 @@ class Exchange:
     def error(self) -> Expected | None:
         """ErrorResponse came: it answers the head, and the server skips to the next Sync. Returns the failed entry, None
         if nothing was expected (then it is the server's last word, or an idle complaint)."""
-        self.copying = False
         entries = self.entries
+        if self.unanswered_syncs and entries and entries[0].kind < SYNC:
+            self.begin_answer()
+        self.copying = False
         if not entries:
             return None
         if self.unanswered_syncs:

@@ -17,6 +17,7 @@ from tests.support.conversations import TURNS_A_SCENARIO
 from tests.support.oracle import PARTS, SETTINGS, Part, Stands, make_twins
 from tests.support.postgres import Postgres
 from tests.support.scenario import as_code
+from tests.support.wire import copy_data, copy_done, copy_fail, function_call, query, sync
 
 BATCHES: Final = int(os.environ.get("PGDOORMAN_ORACLE_BATCHES", "1200"))
 SEED: Final = int(os.environ.get("PGDOORMAN_ORACLE_SEED", "20260"))
@@ -83,6 +84,37 @@ def test_random_orders(stands: Stands, part: Part, first: int, scenarios: int) -
         oracle.end_pooled_backends()
         pytest.fail(f"{finding.report(part.setting)}\n\nend of the pooler's log:\n{doorman.log_tail()}", pytrace=False)
     doorman.check_alive()
+
+
+BAD_COPY: Final = (query("copy c0.t from stdin"), copy_data("bad\n"), sync(), copy_fail(), sync())
+SYNCS_IN_A_COPY: Final = {
+    "a copy that fails": (*BAD_COPY, query("rollback"), query("select 1")),
+    "a block's copy": (
+        query("begin"),
+        *BAD_COPY,
+        function_call(1397, [b"\0\0\0\1"]),
+        query("rollback"),
+        query("select 1"),
+    ),
+    "two copies": (query("copy c0.t from stdin; copy c0.t from stdin"), copy_done(), sync(), copy_fail(), sync()),
+}
+
+
+@pytest.mark.parametrize("case", SYNCS_IN_A_COPY)
+def test_syncs_among_the_data_of_a_copy(stands: Stands, postgres: Postgres, case: str) -> None:
+    """Whether the server ignores or answers them is seen when the next thing is answered."""
+    doorman, _ = stands.oracle("one")
+    (database,) = doorman.pools
+    heard = []
+    for connect in (postgres.connect, doorman.connect):
+        with connect(database, "alice") as wire:
+            wire.send_bytes(b"".join(request.data for request in SYNCS_IN_A_COPY[case]))
+            wire.send(query("select 'the end'"))
+            replies = wire.receive_until("D")
+            while b"the end" not in replies[-1].body:
+                replies += wire.receive_until("D")
+            heard.append([repr(reply) for reply in (*replies, *wire.receive_until("Z"))])
+    assert heard[0] == heard[1]
 
 
 def test_orders_are_distinct() -> None:

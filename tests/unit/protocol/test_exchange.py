@@ -76,6 +76,8 @@ def hear(exchange: Exchange, kind: int) -> Expected | None:
         exchange.copy_in_begins()
     else:
         assert head is not None, f"{chr(kind)} out of step: {exchange}"
+        if exchange.unanswered_syncs and head.kind < ex.SYNC:
+            exchange.begin_answer()
         if kind == ord("C") and exchange.copying:
             exchange.copy_ends()
         if head.kind > ex.SEGMENT and exchange.completes(kind):
