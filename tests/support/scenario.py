@@ -152,7 +152,7 @@ def record(turns: Sequence[Turn], connect: Connect, clients: int, patience: floa
 
 
 def _record_turn(number: int, turn: Turn, client: _Client, events: list[Event], patience: float) -> None:
-    early = turn.early and bool(events) and events[-1].held and events[-1].client != turn.client
+    early = turn.early and bool(events) and events[-1].client != turn.client and _holds_to_the_end(events[-1])
     for step in turn.steps:
         if client.gone:
             return
@@ -160,6 +160,12 @@ def _record_turn(number: int, turn: Turn, client: _Client, events: list[Event], 
         early = False
     while not client.gone and (ending := _ending(client.wire)):
         _record_step(number, turn.client, client, ending, events, patience)
+
+
+def _holds_to_the_end(event: Event) -> bool:
+    """Whether the client keeps its backend until the last answer: one that is idle in between may lose it to another,
+    and that one need not give it back before the rest."""
+    return event.held and "ReadyForQuery I" not in event.answers[:-1]
 
 
 def _record_step(
