@@ -201,8 +201,9 @@ class Withheld:
 
 
 class Discarding(Withheld):
-    """The Sync of a segment with a DISCARD ALL in it, which is committed at once (`ran`), whatever becomes of the rest of the
-    segment: what sets the login's values again goes behind it. An effect of the exchange. The client's next messages wait."""
+    """The Sync (or Query) at the end of a segment with a DISCARD ALL in it, which is committed at once (`ran`), whatever
+    becomes of the rest of the segment: what sets the login's values again goes behind it. An effect of the exchange. The
+    client's next messages wait."""
 
     __slots__ = ("names", "ran")
 
@@ -221,9 +222,11 @@ class Discarding(Withheld):
 
     def happened(self) -> None:
         self.names.held_up = self.ran
+        super().happened()
 
     def skipped(self) -> None:
         self.names.held_up = False
+        super().skipped()
 
 
 class Revealed:

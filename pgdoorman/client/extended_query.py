@@ -204,6 +204,16 @@ def ask_query(
     names.segment += 1
 
 
+def ask_query_behind_discard_all(backend: Backend, names: ClientNames) -> None:
+    """A simple Query ends a segment with a DISCARD ALL in it, as a Sync would. (It runs itself without what came with the
+    login: that can be set again only behind it.)"""
+    entry = _discarding(names)
+    if isinstance(entry.effect, defaults.Discarding):
+        entry.effect.also = Naming(names, b"", None, None)
+    backend.exchange.ask_query(Expected(QUERY, effect=entry.effect))
+    names.segment += 1
+
+
 def ask_discard_all(session: "Session", backend: Backend) -> None:
     """A DISCARD ALL is sent, and behind it the Query that sets again what came with the login."""
     names = session.names

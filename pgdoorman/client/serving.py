@@ -550,6 +550,8 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     if withheld:
         extended_query.ask_discard_all(session, backend)
         query += withheld
+    elif names is not None and names.discarding is not None:
+        extended_query.ask_query_behind_discard_all(backend, names)
     elif names is None or not session.remaps:
         exchange.ask_query(A_QUERY if inserted is None else inserted.entry)
         if names is not None:

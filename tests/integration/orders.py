@@ -1506,6 +1506,13 @@ FOUND = (
             (*run("c"), *run("a", "1", "2"), S()),
         ),
     ),
+    one(
+        "a DISCARD ALL and a Query behind it, without a Sync between them",
+        (P("s1", "discard all"), B("", "s1"), E(), Q("select 1 / (n - 4) from numbers order by n")),
+        (Q("show application_name"),),
+        (B("", "s1"), E(), Q("select 1"), Q("show application_name")),
+        (B("", "s1"), E(), H(), B("", "s1"), E(), Q("select 2"), P("", "show application_name"), B(), E(), S()),
+    ),
     several(
         "binds of what the backend lacks, sent with the failure of the block",
         t(0, (P("a", ADD), S(), P("b", "select 1"), S())),
