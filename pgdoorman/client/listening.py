@@ -40,7 +40,7 @@ from pgdoorman.runtime.timers import Timer
 MOST_UNREAD: Final = (
     16 << 20
 )  # bytes of notifications that may wait for a client: PostgreSQL's own queue has a limit too
-MOST_DELAY: Final = 2.0  # seconds that a ReadyForQuery waits for the notifications in front of it
+MOST_DELAY: Final = 10.0  # seconds that a ReadyForQuery waits for the notifications in front of it
 AHEAD: Final = "LISTEN"  # stands in `Session.ahead` for what is mirrored
 
 _IDLE_NOW: Final = ready_for_query(codes.IDLE)

@@ -14,8 +14,16 @@ from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.client import stickiness
 from pgdoorman.client.defaults import Inserted, Revealed, Withheld, restore_position, set_login_values_again
-from pgdoorman.client.holds import STALLED
-from pgdoorman.client.stickiness import NEEDS_A_LOOK, NOTABLE, TAG_LOAD, TAG_REPORTED, LostSettings, Prelude
+from pgdoorman.client.holds import CARE, STALLED
+from pgdoorman.client.stickiness import (
+    NEEDS_A_LOOK,
+    NOTABLE,
+    TAG_LOAD,
+    TAG_REPORTED,
+    LostSettings,
+    Prelude,
+    answers_late,
+)
 from pgdoorman.config.settings import PoolMode
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
@@ -145,7 +153,7 @@ def relay(session: "Session", backend: Backend) -> None:
     if position == total:
         if began:
             backend.need = 0
-        if answered == 1 and session.fast and not entries and status == _IDLE:
+        if answered == 1 and session.fast and not entries and status == _IDLE and not session.noted:
             # Hot: the client had asked one thing, and this is its end. Whoever waits for the backend gets it first.
             try:
                 over = _plainly_over(session, backend, exchange.unsynced)
@@ -153,6 +161,9 @@ def relay(session: "Session", backend: Backend) -> None:
                 session.tell(data)
             if over:
                 return
+        elif answered and answers_late(session):
+            _tell_late(session, backend, data, answered)
+            return
         else:
             session.tell(data)
     elif position > total:
@@ -185,15 +196,22 @@ def _may_begin_so(tail: bytes) -> bool:
     return 4 <= length <= (5 if kind == _READY else LARGEST_HELD if kind in b"SEAGW" else LARGEST_MESSAGE)
 
 
+def _tell_late(session: "Session", backend: Backend, data: bytes, answered: int) -> None:
+    """See `stickiness.answers_late`: pass on what ends with a ReadyForQuery, but if an audit begins, behind that."""
+    session.keep_back(data)
+    _answered(session, backend, answered)
+    if not session.held & CARE:
+        session.tell_kept()
+
+
 def _plainly_over(session: "Session", backend: Backend, unsynced: bool) -> bool:
-    """A query is answered, and nothing about its client is pending (see `Session.fast`). If it was a transaction of its own
-    and has left nothing behind, count it and give the backend back: the short form of `_answered` and what that calls, with
-    half as many attribute loads. False, and nothing was done, if not."""
+    """A query is answered, and nothing about its client is pending (see `Session.fast`) or noted. If it was a transaction of
+    its own and has left nothing behind, count it and give the backend back: the short form of `_answered` and what that
+    calls, with half as many attribute loads. False, and nothing was done, if not."""
     began = session.query_began
     if (
         unsynced
         or began != session.transaction_began
-        or session.noted
         or session.suspect
         or session.pins
         or backend.cancels_under_way
@@ -417,6 +435,9 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
         backend.tail = data[position:]
         if kept < position:
             pieces.append(data[kept:position])
+    if answered and pieces and answers_late(session):
+        _tell_late(session, backend, b"".join(pieces), answered)
+        return
     if pieces:
         session.tell(pieces[0] if len(pieces) == 1 else b"".join(pieces))
     if answered:

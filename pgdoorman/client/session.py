@@ -351,6 +351,7 @@ class Session(ClientStream):
             or self.dismissed is not None
             or self.check is not None
             or self.resets_always
+            or self.suspect & stickiness.RESTLESS
         ):
             self.fast = 0
         else:
@@ -410,6 +411,8 @@ class Session(ClientStream):
         if not self.held & reason:
             return
         self.held &= ~reason
+        if reason == CARE:
+            self.tell_kept()
         if self.held:
             return
         if not self.reading:

@@ -196,6 +196,15 @@ def restlessness(functions: "Functions") -> int:
     return RESTLESS if functions.reads_are_harmful or not functions.hidden_are_judged else 0
 
 
+def answers_late(session: "Session") -> bool:
+    """Whether the client hears of the end of its transaction only when the audit behind it is over. That is so while it is not
+    known what happens here without a text that shows it: at a pool's first transactions, and behind DDL. Whoever waits for
+    the one to begin the next finds its backend free then, and statements prepared on it, as it would without the audit."""
+    if not (session.suspect & RESTLESS or session.noted & TAG_WROTE):
+        return False
+    return not session.pool.functions.hidden_are_judged and session.tracks and session.hearing is None
+
+
 def _own_sequences(session: "Session", backend: Backend) -> None:
     """The client asks for what it has drawn from sequences: nothing that others drew may be there.
 
@@ -305,6 +314,7 @@ def _schema_changed(session: "Session") -> None:
         return
     session.pool.functions.forget()
     session.suspect |= SCHEMA | RESTLESS
+    session.fast = 0
     session.pool.book.renew()
 
 

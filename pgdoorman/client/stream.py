@@ -62,9 +62,7 @@ class ClientStream:
         # SIMPLE or EXTENDED if nothing is pending here: no reason not to listen, nothing kept or unsent, no block begun, no
         # leave to take. What the client says next may take the hot branches then. Whoever changes that sets it to 0.
         self.fast = 0
-        self.waits_plainly = (
-            0  # the same for one whole request that waits for a backend, and nothing more has come since
-        )
+        self.waits_plainly = 0  # the same for one whole request that waits for a backend; nothing more has come since
 
     def _on_congestion(self) -> None:
         """The client does not take what it is told."""
@@ -135,6 +133,21 @@ class ClientStream:
             self._watch()
             if len(out) > OUTPUT_LIMIT:
                 self.hold(CONGESTED)
+            self._on_congestion()
+
+    def keep_back(self, data: bytes) -> None:
+        """Tell the client this with `tell_kept`, or in front of whatever else it is told first."""
+        self.out += data
+        self.fast = 0
+
+    def tell_kept(self) -> None:
+        """Send what was kept, whyever it was."""
+        if not self.out:
+            return
+        self._flush()
+        if self.out:
+            self.stuck_since = monotonic()
+            self._watch()
             self._on_congestion()
 
     def _flush(self) -> None:

@@ -195,13 +195,15 @@ class Peer:
 
 
 def well_meant(sql: str) -> bytes:
-    """What PostgreSQL would answer, as far as a fake can tell: settings are taken, everything else is a row with the
-    query's own text, and an empty query is empty."""
+    """What PostgreSQL would answer, as far as a fake can tell: settings are taken and none is different, everything else is
+    a row with the query's own text, and an empty query is empty."""
     first = sql.strip().split(" ")[0].rstrip(";").upper()
     if not sql.strip(" ;"):
         return frame("I", b"") + ready()
     if first in ("SET", "RESET", "DISCARD", "DEALLOCATE", "ROLLBACK", "CLOSE", "UNLISTEN", "BEGIN", "COMMIT", "LISTEN"):
         return complete(first) + ready()
+    if "pg_settings" in sql:
+        return complete("SELECT 0") + ready()  # a pooler's look at its session: nothing is different there
     return answer(sql)
 
 
