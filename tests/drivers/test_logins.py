@@ -28,6 +28,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DAY: Final = timedelta(days=1)
 ISSUER: Final = "https://id.example"
 KEY: Final = rsa.generate_private_key(65537, 2048)
+# With TLS 1.3 a client may be sending its start-up message when its certificate is refused: the connection is reset then, and
+# the alert that says why is lost if it had not been read.
+LOST_ALERT: Final = "Connection reset by peer"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def test_libpq(stand: Stand, negotiation: str) -> None:
         ("expired", "certificate expired"),
     ):
         certificate, key = stand.shown(name)
-        assert outcome in libpq(stand, f"{careful} user=alice sslcert={certificate} sslkey={key}")
+        said = libpq(stand, f"{careful} user=alice sslcert={certificate} sslkey={key}")
+        assert outcome in said or (name != "alice" and LOST_ALERT in said)
     assert "requires a valid client certificate" in libpq(stand, f"{careful} user=alice")
 
 
@@ -145,6 +149,7 @@ def test_tokio_postgres(stand: Stand) -> None:
         assert 'password authentication failed for user \\"scram_user\\"' in log_in(scram + "wrong")
         alice = f"sslnegotiation={negotiation} user=alice"
         assert log_in(alice, stand.shown("alice")) == "in as alice"
-        assert "certificate revoked" in log_in(alice, stand.shown("revoked"))
+        said = log_in(alice, stand.shown("revoked"))
+        assert "certificate revoked" in said or LOST_ALERT in said
         assert "requires a valid client certificate" in log_in(alice)
         assert "certificate verify failed" in log_in(alice, stand.shown("alice"), "clients")
