@@ -17,7 +17,7 @@ from pgdoorman.protocol.exchange import Exchange
 from pgdoorman.runtime.poller import READ, WRITE
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.connect import Address
-from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
+from pgdoorman.transport.sockets import DONT_WAIT, close_quietly, send_kept
 
 UNKNOWN: Final = object()
 
@@ -229,16 +229,8 @@ class Backend:
 
     def flush(self) -> bool:
         """Send more of what was kept. True when nothing is left."""
-        out = self.out
-        while out:
-            try:
-                sent = self.send(out, DONT_WAIT)
-            except BlockingIOError:
-                return False
-            except OSError:
-                out.clear()
-                break
-            del out[:sent]
+        if not send_kept(self.send, self.out):
+            return False
         # A bytearray that once held megabytes keeps them: a new one does not.
         self.out = bytearray()
         if self.worker is not None:

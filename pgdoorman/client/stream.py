@@ -10,7 +10,7 @@ from pgdoorman.client.services import Services
 from pgdoorman.constants import bind_constants
 from pgdoorman.runtime.poller import NOTHING, READ, WRITE
 from pgdoorman.runtime.worker import Worker
-from pgdoorman.transport.sockets import DONT_WAIT
+from pgdoorman.transport.sockets import DONT_WAIT, send_kept
 
 INPUT_LIMIT: Final = 262144  # more than this is not read ahead while the client is not listened to
 OUTPUT_LIMIT: Final = 262144
@@ -151,17 +151,11 @@ class ClientStream:
             self._on_congestion()
 
     def _flush(self) -> None:
-        out = self.out
-        while out:
-            try:
-                sent = self.send(out, DONT_WAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                out.clear()
-                break
-            del out[:sent]
-            self.stuck_since = monotonic()
+        before = len(self.out)
+        if not send_kept(self.send, self.out):
+            if len(self.out) < before:
+                self.stuck_since = monotonic()
+            return
         self.stuck_since = 0.0
         self.out = bytearray()  # a new one: the old one keeps the size it once had
         self._watch()

@@ -1,6 +1,7 @@
 """Options that every TCP or unix socket of ours gets, on both sides."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 DONT_WAIT = socket.MSG_DONTWAIT
@@ -49,6 +50,21 @@ def _set_buffers(sock: socket.socket, size: int) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         except OSError:
             pass
+
+
+def send_kept(send: Callable[[bytearray, int], int], out: bytearray) -> bool:
+    """Send as much of `out` as is taken now, and remove it there. True if nothing is left: also of a connection that is lost,
+    which the next read of it tells."""
+    while out:
+        try:
+            sent = send(out, DONT_WAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            out.clear()
+            break
+        del out[:sent]
+    return True
 
 
 def close_quietly(sock: socket.socket) -> None:
