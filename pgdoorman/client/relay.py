@@ -161,7 +161,7 @@ def relay(session: "Session", backend: Backend) -> None:
                 session.tell(data)
             if over:
                 return
-        elif answered and answers_late(session):
+        elif answered and status == _IDLE and answers_late(session):
             _tell_late(session, backend, data, answered)
             return
         else:
@@ -435,7 +435,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
         backend.tail = data[position:]
         if kept < position:
             pieces.append(data[kept:position])
-    if answered and pieces and answers_late(session):
+    if answered and pieces and backend.status == _IDLE and answers_late(session):
         _tell_late(session, backend, b"".join(pieces), answered)
         return
     if pieces:
