@@ -29,7 +29,7 @@ DAY: Final = timedelta(days=1)
 ISSUER: Final = "https://id.example"
 KEY: Final = rsa.generate_private_key(65537, 2048)
 # With TLS 1.3 a client may be sending its start-up message when its certificate is refused: the connection is reset then, and
-# the alert that says why is lost if it had not been read.
+# one that does not read after a failed write, as tokio-postgres does not and libpq does, never sees the alert that says why.
 LOST_ALERT: Final = "Connection reset by peer"
 
 
@@ -117,8 +117,7 @@ def test_libpq(stand: Stand, negotiation: str) -> None:
         ("expired", "certificate expired"),
     ):
         certificate, key = stand.shown(name)
-        said = libpq(stand, f"{careful} user=alice sslcert={certificate} sslkey={key}")
-        assert outcome in said or (name != "alice" and LOST_ALERT in said)
+        assert outcome in libpq(stand, f"{careful} user=alice sslcert={certificate} sslkey={key}")
     assert "requires a valid client certificate" in libpq(stand, f"{careful} user=alice")
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import StartDoorman
-from tests.integration.orders import ENDINGS, EVERY_ORDER, Order
+from tests.integration.orders import EVERY_ORDER, Order
 from tests.support.conversations import TURNS_A_SCENARIO
 from tests.support.oracle import PARTS, SETTINGS, Part, Stands, make_twins
 from tests.support.postgres import Postgres
@@ -43,7 +43,6 @@ UNCERTAIN_IN_PIECES: Final = (
     "a query while a copy waits for data",
     "a message in a copy whose name is not certain yet",
     "a name that is no text while a copy waits for data",
-    *(order.name for order in ENDINGS),
 )
 
 

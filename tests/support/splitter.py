@@ -101,12 +101,15 @@ class Splitter:
             for sock in ready:
                 try:
                     data = sock.recv(65536)
+                except OSError:
+                    return  # a reset on one side is one on both
+                try:
                     if data:
                         self._send(other[sock], data, chance)
                         continue
                     other[sock].shutdown(socket.SHUT_WR)
                 except OSError:
-                    return  # a reset on one side is one on both
+                    pass  # the other does not listen any more; its last words may still be on their way
                 speaking.discard(sock)
 
     def _send(self, sock: socket.socket, data: bytes, chance: random.Random) -> None:

@@ -18,7 +18,7 @@ from pgdoorman.config.load import load
 from pgdoorman.config.settings import UserPoolSettings
 from pgdoorman.doorman.house import Doorman
 from pgdoorman.pool.pool import Pool
-from tests.support.certificates import Authority
+from tests.support.certificates import DH_2048, Authority
 from tests.unit.config.sample import toml
 
 PLACES = [
@@ -29,18 +29,6 @@ CASES = [
 ]  # another name is another user
 
 Tree = dict[str, Any]
-
-# The group of 2048 bits in RFC 7919.
-DH_PARAMETERS = """\
------BEGIN DH PARAMETERS-----
-MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
-+8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
-87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
-YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
-7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
-ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
------END DH PARAMETERS-----
-"""
 
 
 @dataclass
@@ -95,7 +83,7 @@ def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     for name in ("one", "other"):
         authority.issue(name).write(folder, name)
     authority.issue("locked").write(folder, "locked", passphrase="word")
-    (folder / "dh.pem").write_text(DH_PARAMETERS)
+    (folder / "dh.pem").write_text(DH_2048)
     (folder / "talos.pem").write_bytes(_public_key())
     pem = {"tls_certificate": str(folder / "one.crt"), "tls_private_key": str(folder / "one.key")}
     general = {

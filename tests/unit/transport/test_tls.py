@@ -23,7 +23,7 @@ from pgdoorman.transport.certificates import read_material
 from pgdoorman.transport.sockets import DONT_WAIT
 from pgdoorman.transport.tls import TlsContext
 from pgdoorman.transport.tls_socket import RECORD, FastTlsSocket, TlsFailed, TlsSocket
-from tests.support.certificates import Authority, Pair, self_signed
+from tests.support.certificates import DH_2048, Authority, Pair, self_signed
 
 PATIENCE = 10.0
 
@@ -439,19 +439,6 @@ def test_no_tickets(server_files: TlsFiles) -> None:
     assert not ready(other, 0.2), "a ticket"
     one.close()
     other.close()
-
-
-# RFC 7919, ffdhe2048
-DH_2048 = """\
------BEGIN DH PARAMETERS-----
-MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
-+8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
-87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
-YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
-7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
-ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
------END DH PARAMETERS-----
-"""
 
 
 def test_diffie_hellman(authority: Authority, tmp_path: Path) -> None:
