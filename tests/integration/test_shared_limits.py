@@ -1,4 +1,8 @@
-"""`max_db_connections` and what goes with it, at a real PostgreSQL: counted where it matters, at the server."""
+"""`max_db_connections` and what goes with it, in front of a real PostgreSQL.
+
+Counted are the sockets that the process holds: at the server one that was closed lives on for as long as its process
+needs to end.
+"""
 
 import threading
 import time
@@ -41,7 +45,7 @@ def test_users_together_have_no_more_than_the_limit(start_doorman: StartDoorman,
 
     def count() -> None:
         while not stop.wait(0.02):
-            seen.append(len(postgres.backends("app")))
+            seen.append(doorman.process.connections_to(postgres.port))
 
     watcher = threading.Thread(target=count)
     workers = [threading.Thread(target=work, args=(name, n)) for name in ("ann", "ben", "cid") for n in range(4)]
@@ -52,9 +56,7 @@ def test_users_together_have_no_more_than_the_limit(start_doorman: StartDoorman,
     stop.set()
     watcher.join(20)
     assert not trouble
-    # A connection that we have closed may be there at the server for a moment longer.
-    assert max(seen) <= 3 + 2
-    assert sorted(seen)[len(seen) * 3 // 4] <= 3
+    assert 0 < max(seen) <= 3
     assert _row(doorman)["current"] <= 3
     assert _row(doorman)["evictions"] > 0
 

@@ -132,6 +132,18 @@ class Process:
     def descriptor_count(self) -> int:
         return len(os.listdir(self._proc() / "fd"))
 
+    def connections_to(self, port: int) -> int:
+        """How many TCP connections to that port it holds at this moment: the descriptors are listed first, so whatever is
+        still established afterwards was open all at once."""
+        held = set(self.descriptors())
+        lines = (self._proc() / "net/tcp").read_text().splitlines()[1:]
+        count = 0
+        for line in lines:
+            _, _, remote, state, *_, inode = line.split()[:10]
+            established = state == "01"
+            count += established and int(remote.rpartition(":")[2], 16) == port and f"socket:[{inode}]" in held
+        return count
+
     def thread_count(self) -> int:
         return len(os.listdir(self._proc() / "task"))
 
