@@ -278,6 +278,8 @@ class Login:
         self._reception.admit(message, self.peer, encrypted=encrypted)
         if negotiation.reply:
             self._send(negotiation.reply)
+            if self._over:
+                return
         attempt = LoginAttempt(
             user=message.user,
             database=message.database,
@@ -303,6 +305,8 @@ class Login:
             output = runner.take_output()
             if output:
                 self._send(output)
+                if self._over:
+                    return  # gone, and the runner closed: what it had made of the client's last words is nobody's
             wanted = runner.wants
             if wanted is None:
                 self._proved(runner)

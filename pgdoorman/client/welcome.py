@@ -44,6 +44,7 @@ class Welcome:
         "_over",
         "_pool",
         "_services",
+        "_session",
         "_settled",
         "_told",
         "_wanted",
@@ -63,6 +64,7 @@ class Welcome:
         self._backend: Backend | None = None
         self._wanted = _settings_of(arrived, pool)
         self._told: Reported | None = None
+        self._session: Session | None = None
         self._over = False
         self.worker = worker
         self.worker_index = worker.index
@@ -92,7 +94,9 @@ class Welcome:
         self._close()
 
     def on_crash(self, error: Exception) -> None:
-        """The worker's guard."""
+        """The worker's guard. A session that was counted and listed already ends like any other."""
+        if self._session is not None:
+            self._session.on_crash(error)
         self._close()
 
     def move_to(self, worker: Worker) -> bool:
@@ -198,10 +202,12 @@ class Welcome:
         parts += [backend_key_data(key.process_id, key.secret), _READY]
         pool.counters[self.worker_index].logins += 1
         self._settled(session)
+        self._session = session
         session.begin_serving(self.worker, b"".join(parts), arrived.rest, backend)
         if pool.removed or pool.settings is not settings:
             # A reload came in between, and may have asked everybody to follow while this one was not yet among them.
             self.worker.post(session.follow)
+        self._session = None
 
     def _refuse(self, reason: PgDoormanError) -> None:
         try:
