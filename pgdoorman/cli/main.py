@@ -54,7 +54,7 @@ def _one_of(allowed: tuple[str, ...], what: str, value: str) -> str:
 
 def _levels(text: str) -> str:
     from pgdoorman.errors import ConfigError
-    from pgdoorman.logs import parse_levels
+    from pgdoorman.logs.levels import parse_levels
 
     try:
         parse_levels(text)

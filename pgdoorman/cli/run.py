@@ -19,7 +19,7 @@ from pgdoorman.doorman.access import read_access
 from pgdoorman.doorman.encryption import check_tls
 from pgdoorman.doorman.house import Doorman, gil_enabled
 from pgdoorman.errors import ConfigError, ConfigErrors, PgDoormanError
-from pgdoorman.logs import Logs, set_up
+from pgdoorman.logs.writer import Logs, set_up
 from pgdoorman.runtime.process import Birth, PidFile, PidFileTaken, detach
 from pgdoorman.runtime.systemd import adopt_listeners, take_listeners
 from pgdoorman.transport.listen import CannotListenLocally

@@ -40,7 +40,7 @@ from pgdoorman.doorman.operator import Operator
 from pgdoorman.doorman.reception import Desk
 from pgdoorman.doorman.service import Service
 from pgdoorman.errors import BackendUnavailable, ConfigError, HandoverError, PgDoormanError
-from pgdoorman.logs import Logs
+from pgdoorman.logs.writer import Logs
 from pgdoorman.pool.pool import Pool, Surroundings, socket_options
 from pgdoorman.pool.registry import Registry, retire
 from pgdoorman.protocol.startup import CancelRequest

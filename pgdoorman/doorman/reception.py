@@ -31,6 +31,7 @@ from pgdoorman.control import Control
 from pgdoorman.doorman.console_session import ConsoleSession
 from pgdoorman.doorman.lookups import Lookups
 from pgdoorman.errors import AuthorizationDenied, PgDoormanError, ShuttingDown, TooManyClients, UnknownDatabase
+from pgdoorman.logs.events import Event
 from pgdoorman.pool.auth_query import AuthQuery, LookupFailed, Pending
 from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.registry import Registry
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from pgdoorman.transport.tls_accept import TlsDoor
 
 log = logging.getLogger(__name__)
+_CONNECTED: Final = Event(log, logging.INFO, "[%s@%s #c%d] client connected from %s%s")
+_DISCONNECTED: Final = Event(log, logging.INFO, "[%s@%s #c%d] client disconnected")
 
 _ANY: Final[SecretMix] = ()
 
@@ -347,9 +350,7 @@ class Desk:
         self.sessions[session.id] = session
         if self._house.general.log_client_connections:
             tls = f" by {session.tls}" if session.tls else ""
-            log.info(
-                "[%s@%s #c%d] client connected from %s%s", pool.user, pool.database, session.id, session.address, tls
-            )
+            _CONNECTED.say(pool.user, pool.database, session.id, session.address, tls)
         if self.closed:
             session.dismissed = SHUT_DOWN
 
@@ -361,7 +362,7 @@ class Desk:
             self._cancel_keys.withdraw(session.cancel_key)
         self._count_out(session.pool)
         if self._house.general.log_client_disconnections:
-            log.info("[%s@%s #c%d] client disconnected", session.pool.user, session.pool.database, session.id)
+            _DISCONNECTED.say(session.pool.user, session.pool.database, session.id)
 
     def login_ended(self, login: Login) -> None:
         """A login is over, in whatever way."""

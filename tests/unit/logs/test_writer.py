@@ -17,15 +17,10 @@ from pathlib import Path
 import pytest
 
 from pgdoorman.errors import ConfigError
-from pgdoorman.logs import (
-    TRACE,
-    Logs,
-    LogStatistics,
-    Sampling,
-    parse_levels,
-    set_up,
-    stderr_is_the_journal,
-)
+from pgdoorman.logs.destinations import stderr_is_the_journal
+from pgdoorman.logs.levels import TRACE, parse_levels
+from pgdoorman.logs.sampling import Sampling
+from pgdoorman.logs.writer import Logs, LogStatistics, set_up
 
 log = logging.getLogger("pgdoorman.pool")
 
@@ -67,7 +62,7 @@ def test_text(file: tuple[Path, int], start: SetUp) -> None:
     logs = start()
     log.warning("%s is %d", "x", 7)
     (line,) = lines(file, logs)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARN test_logs\.py:\d+: x is 7", line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARN test_writer\.py:\d+: x is 7", line)
     assert abs(time.mktime(time.strptime(line[:19], "%Y-%m-%dT%H:%M:%S")) - time.mktime(time.gmtime())) < 60
 
 
@@ -85,7 +80,7 @@ def test_structured(file: tuple[Path, int], start: SetUp) -> None:
     values = json.loads(line)
     assert values["level"] == "ERROR"
     assert values["message"] == "it \N{SNOWMAN} \ud800 happened"
-    assert (values["file"], values["component"], values["thread"]) == ("test_logs.py", "pool", "MainThread")
+    assert (values["file"], values["component"], values["thread"]) == ("test_writer.py", "pool", "MainThread")
     assert isinstance(values["line"], int)
     assert re.fullmatch(r"[-\d]{10}T[:\d]{8}\.\d{3}Z", values["timestamp"])
     assert "ValueError: broken\nin two" in values["exception"]
@@ -303,7 +298,9 @@ class Daemon:
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     found = Daemon(tmp_path / "daemon")
     for name in ("Syslog", "Journal"):
-        monkeypatch.setattr(f"pgdoorman.logs.{name}.__init__.__defaults__", _with_path(name, str(found.path)))
+        monkeypatch.setattr(
+            f"pgdoorman.logs.destinations.{name}.__init__.__defaults__", _with_path(name, str(found.path))
+        )
     yield found
     found.socket.close()
 
@@ -347,7 +344,7 @@ def test_journal(daemon: Daemon, file: tuple[Path, int], start: SetUp) -> None:
     assert fields["PRIORITY"] == "3"
     assert fields["SYSLOG_IDENTIFIER"] == "pgdoorman"
     assert fields["PGDOORMAN_COMPONENT"] == "pool"
-    assert fields["CODE_FILE"] == "test_logs.py"
+    assert fields["CODE_FILE"] == "test_writer.py"
     assert fields["CODE_FUNC"] == "test_journal"
     assert lines(file, logs) == []
 
@@ -479,15 +476,15 @@ def test_lines_of_many_threads_are_whole_and_all_there(file: tuple[Path, int], s
 
 
 def _numbers(found: Sequence[str]) -> list[tuple[int, int]]:
-    pattern = re.compile(r".* INFO test_logs\.py:\d+: thread (\d+) line (\d+) end")
+    pattern = re.compile(r".* INFO test_writer\.py:\d+: thread (\d+) line (\d+) end")
     matches = [pattern.fullmatch(line) for line in found]
     return [(int(match[1]), int(match[2])) for match in matches if match is not None]
 
 
 def test_a_program_that_just_ends_has_written_everything() -> None:
     program = (
-        "import logging, pgdoorman.logs\n"
-        "pgdoorman.logs.set_up(environment={})\n"
+        "import logging, pgdoorman.logs.writer\n"
+        "pgdoorman.logs.writer.set_up(environment={})\n"
         "for number in range(2000): logging.getLogger('pgdoorman').info('line %d', number)\n"
     )
     done = subprocess.run(
