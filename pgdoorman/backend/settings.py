@@ -123,6 +123,8 @@ def reported_of(by_name: Mapping[str, str]) -> Reported:
 
 def clean_ascii(text: str) -> str:
     """As PostgreSQL shows an application_name: what is not printable ASCII becomes an escape."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(char if " " <= char <= "~" else "".join(f"\\x{byte:02x}" for byte in char.encode()) for char in text)
 
 

@@ -220,6 +220,9 @@ class Login:
             runner.feed(data)
             self._advance()
             return
+        if not self._buffer and len(data) >= 4 and first_packet_size(data) == len(data):
+            self._first_packet(data)  # as nearly always: one packet, whole, and nothing behind it
+            return
         self._buffer += data
         while self._runner is None and not self._over and len(self._buffer) >= 4:
             size = first_packet_size(bytes(self._buffer[:4]))

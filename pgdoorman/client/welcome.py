@@ -7,6 +7,7 @@ answer, be it a refusal.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from time import monotonic
 from typing import Any
 
@@ -23,6 +24,7 @@ from pgdoorman.pool.pool import Pool
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.results import backend_key_data, parameter_status, ready_for_query
+from pgdoorman.protocol.startup import StartupMessage
 from pgdoorman.runtime.poller import NOTHING, READ
 from pgdoorman.runtime.worker import Worker
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
@@ -228,12 +230,16 @@ class Welcome:
 
 def _settings_of(arrived: Arrived, pool: Pool) -> SessionSettings:
     """What the client's start-up packet sets, less what the operator has set for the whole pool."""
-    if not pool.settings.sync_server_parameters:
-        return DEFAULTS
-    managed = {name.lower() for name, _ in pool.startup_parameters} - {"application_name"}
+    settings = pool.settings
+    return _carried(arrived.message, settings.startup_parameters) if settings.sync_server_parameters else DEFAULTS
+
+
+@lru_cache(maxsize=128)  # as for the packets themselves
+def _carried(message: StartupMessage, managed_by_pool: tuple[tuple[str, str], ...]) -> SessionSettings:
+    managed = {name.lower() for name, _ in managed_by_pool} - {"application_name"}
     own = {
         name: value
-        for name, value in arrived.message.settings().items()
+        for name, value in message.settings().items()
         if name.lower() not in managed and name.lower() not in _NEVER and not name.startswith("_pq_.")
     }
     return settings_of(own)

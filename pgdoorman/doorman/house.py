@@ -62,7 +62,7 @@ from pgdoorman.transport.listen import (
     open_unix,
 )
 from pgdoorman.transport.peer import peer_of
-from pgdoorman.transport.sockets import SocketOptions, apply_options
+from pgdoorman.transport.sockets import SocketOptions, apply_inherited, set_buffers
 from pgdoorman.upgrade.successor import SuccessorPlan, is_successor, sockets_are_lent
 from pgdoorman.web.routes import Routes
 from pgdoorman.web.server import WebServer
@@ -149,6 +149,7 @@ class Doorman:
         )
         self.control = Operator(self)
         self.doors: list[Door] = []
+        self._socket_options = SocketOptions()  # of clients' connections
         self._operators_listener: socket.socket | None = None
         self._web_listeners: list[socket.socket] = []
         self._cancel_listener: socket.socket | None = None
@@ -250,6 +251,13 @@ class Doorman:
                 log.warning("%s: the command line will need the admin's password", error)
             else:
                 self._operators_listener = self.doors[-1].listener
+        self._tune_doors()
+
+    def _tune_doors(self) -> None:
+        """Have connections accepted from now on with the options of the settings."""
+        self._socket_options = socket_options(self.general.tcp)
+        for door in self.doors:
+            apply_inherited(door.listener, self._socket_options)
 
     @property
     def _status(self) -> str:
@@ -324,8 +332,9 @@ class Doorman:
         if listener is self._cancel_listener and peer_of(sock, address).user_id not in (0, os.geteuid()):
             sock.close()
             return
-        apply_options(sock, socket_options(self.general.tcp))
-        self.desk.take(sock, peer_of(sock, address))
+        peer, options = peer_of(sock, address), self._socket_options
+        set_buffers(sock, options.unix_buffer_size if peer.is_unix else options.buffer_size)
+        self.desk.take(sock, peer)
 
     # Living.
 
@@ -440,6 +449,7 @@ class Doorman:
         self.desk.login_timeout = settings.general.client_login_timeout
         self.budget.limit = settings.general.max_memory_usage
         self.settings = in_force(self.settings, settings)
+        self._tune_doors()
         self._move_clients()
         return ReloadOutcome(changed=(*changes.lines(), *renewed), restart_needed=restart, warnings=settings.warnings)
 

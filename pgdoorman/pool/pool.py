@@ -111,6 +111,8 @@ class Pool:
         self.reported: Reported | None = None  # of the newest backend: what a client is told at login
         # Settings that a backend took, and what it reported then; application_name apart, which cannot be refused.
         self._proven: dict[frozenset[tuple[str, str]], Reported] = {}
+        # What clients with these settings were told lately, made of this.
+        self._told: dict[SessionSettings, tuple[Reported, Reported]] = {}
         self.clients = 0
         self.last_error = ""
         self.openings = 0
@@ -295,9 +297,9 @@ class Pool:
     # What clients are told.
 
     @property
-    def startup_parameters(self) -> list[tuple[str, str]]:
+    def startup_parameters(self) -> Sequence[tuple[str, str]]:
         """What the operator sets on every backend of this pool."""
-        return list(self.settings.startup_parameters)
+        return self.settings.startup_parameters
 
     def is_proven(self, settings: SessionSettings) -> bool:
         """Whether a backend of this pool has taken these settings before."""
@@ -306,19 +308,26 @@ class Pool:
     def prove(self, settings: SessionSettings, reported: Reported) -> None:
         """A backend took them, and reports this."""
         if len(self._proven) >= MOST_PROVEN:
-            self._proven.pop(next(iter(self._proven)), None)
+            self._proven.pop(list(self._proven)[0], None)  # noqa: RUF015  # a list: others may add one meanwhile
         self._proven[settings.to_prove] = reported
 
     def told_for(self, settings: SessionSettings) -> Reported | None:
         """What a new client with these settings is told; None if only a backend can say."""
         base = self._proven.get(settings.to_prove) if settings.to_prove else self.reported
-        name = settings.by_name.get("application_name")
         if base is None:
             return None
-        if name is None:
-            own = self.settings.application_name
-            return base if not settings.to_prove else reported_of({**base.by_name, "application_name": own})
-        return reported_of({**base.by_name, "application_name": clean_ascii(name)})
+        name = settings.by_name.get("application_name")
+        if name is None and not settings.to_prove:
+            return base
+        before = self._told.get(settings)
+        if before is not None and before[0] is base:
+            return before[1]
+        own = self.settings.application_name if name is None else clean_ascii(name)
+        told = reported_of({**base.by_name, "application_name": own})
+        if len(self._told) >= MOST_PROVEN:
+            self._told.clear()
+        self._told[settings] = base, told
+        return told
 
     def pooler_parameters(self) -> dict[str, str]:
         """What clients are told of us, if the owner wants that."""
@@ -430,6 +439,7 @@ class Pool:
     def apply(self, settings: UserPoolSettings) -> None:
         """New settings of the same pool (reload). What they need is done: sizes at once, connections when they differ."""
         before, self.settings = self.settings, settings
+        self._told.clear()
         if before.password != settings.password:
             self._scram_keys = self._proved_password = None
         self._secret = parse_secret(settings.password.reveal()) if settings.password.reveal() else None

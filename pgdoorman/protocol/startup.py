@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from pgdoorman.errors import ProtocolViolation, UnsupportedProtocol
@@ -63,46 +64,51 @@ class StartupMessage:
 
     version: int
     parameters: tuple[tuple[str, str], ...]
+    user: str = field(init=False, repr=False, compare=False)
+    """"" if the client sent none."""
+    database: str = field(init=False, repr=False, compare=False)
+    """A client that names none means the one that is called like the user."""
+    protocol_options: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Names of the `_pq_.` options asked for, without repetitions."""
     _by_name: dict[str, str] = field(init=False, repr=False, compare=False)
+    _settings: Mapping[str, str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_name", dict(self.parameters))
-
-    @property
-    def user(self) -> str:
-        """The user, "" if the client sent none."""
-        return self.last("user")
-
-    @property
-    def database(self) -> str:
-        """The database; a client that names none means the one that is called like the user."""
-        return self.last("database") or self.user
+        by_name = dict(self.parameters)
+        options = tuple(name for name in by_name if name.startswith("_pq_."))
+        user = by_name.get("user", "")
+        for name, value in (
+            ("_by_name", by_name),
+            ("_settings", None),
+            ("user", user),
+            ("database", by_name.get("database") or user),
+            ("protocol_options", options),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
     def replication(self) -> Replication:
         """Whether this is to be a walsender. Raises ProtocolViolation for a value that PostgreSQL does not know."""
         return parse_replication(self.last("replication"))
 
-    @property
-    def protocol_options(self) -> tuple[str, ...]:
-        """Names of the `_pq_.` options asked for, without repetitions."""
-        return tuple(name for name in self._by_name if name.startswith("_pq_."))
-
     def last(self, name: str) -> str:
         """The value of a parameter, the last one where it is repeated, "" if it is absent."""
         return self._by_name.get(name, "")
 
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> Mapping[str, str]:
         """The run-time parameters asked for, in PostgreSQL's order of precedence: those in `options` come first and a
         parameter sent under its own name wins over them. Names are compared without regard to case; the spelling of
         the last one is kept. Raises ProtocolViolation for malformed options and for names that no parameter can have.
         """
-        named = ((name, value) for name, value in self.parameters if not _is_connection_field(name))
-        merged: dict[str, tuple[str, str]] = {}
-        options = self.last("options")
-        for name, value in (*(parse_options(options) if options else ()), *named):
-            merged[name.lower()] = (check_setting_name(name), value)
-        return dict(merged.values())
+        if self._settings is None:
+            named = ((name, value) for name, value in self.parameters if not _is_connection_field(name))
+            merged: dict[str, tuple[str, str]] = {}
+            options = self.last("options")
+            for name, value in (*(parse_options(options) if options else ()), *named):
+                merged[name.lower()] = (check_setting_name(name), value)
+            object.__setattr__(self, "_settings", dict(merged.values()))
+        assert self._settings is not None
+        return self._settings
 
 
 type FirstPacket = SslRequest | GssEncRequest | CancelRequest | StartupMessage
@@ -133,8 +139,14 @@ def parse_first_packet(packet: bytes) -> FirstPacket:
         if body:
             raise ProtocolViolation("invalid length of encryption request")
         return SslRequest() if code == codes.SSL_REQUEST else GssEncRequest()
+    return _parse_startup_message(packet)
+
+
+@lru_cache(maxsize=128)  # an application that connects anew for each transaction says the same each time
+def _parse_startup_message(packet: bytes) -> StartupMessage:
+    version = int.from_bytes(packet[4:8])
     # A version 2 packet has another layout altogether, so its body is not looked at.
-    return StartupMessage(code, _parse_parameters(body) if code >> 16 == 3 else ())
+    return StartupMessage(version, _parse_parameters(packet[8:]) if version >> 16 == 3 else ())
 
 
 def _parse_cancel_request(body: bytes) -> CancelRequest:
@@ -270,6 +282,9 @@ class Negotiation:
     reply: bytes
 
 
+_AS_ASKED: Final = Negotiation(codes.PROTOCOL_3_0, b"")
+
+
 def negotiate(message: StartupMessage, newest: int = codes.PROTOCOL_3_2) -> Negotiation:
     """Which protocol version to speak with this client. Raises UnsupportedProtocol for a major version other than 3.
 
@@ -279,8 +294,10 @@ def negotiate(message: StartupMessage, newest: int = codes.PROTOCOL_3_2) -> Nego
             f"unsupported frontend protocol {message.version >> 16}.{message.version & 0xFFFF}: "
             f"server supports 3.0 to {newest >> 16}.{newest & 0xFFFF}"
         )
-    version = max(known for known in SUPPORTED_VERSIONS if known <= min(message.version, newest))
     unknown = message.protocol_options
+    if message.version == codes.PROTOCOL_3_0 and not unknown:
+        return _AS_ASKED
+    version = max(known for known in SUPPORTED_VERSIONS if known <= min(message.version, newest))
     if version == message.version and not unknown:
         return Negotiation(version, b"")
     return Negotiation(version, negotiate_protocol_version(version, unknown))

@@ -20,7 +20,8 @@ DEFUNCT = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 
 
 class Acceptor(Thread):
-    """Accepts on every listener and passes (socket, peer address, listener) on. It never ends over one bad accept."""
+    """Accepts on every listener and passes (socket, peer address, listener) on; the sockets are blocking ones (Linux: whatever
+    the listener is). It never ends over one bad accept."""
 
     def __init__(
         self,
@@ -34,6 +35,9 @@ class Acceptor(Thread):
         self._running = True
         self._wake_read, self._wake_write = socket.socketpair()
         self.exhausted = 0  # accepts that failed for want of descriptors or memory
+        self._kinds = {
+            fd: (int(listener.family), int(listener.type), listener.proto) for fd, listener in self._listeners.items()
+        }
         for fd, listener in self._listeners.items():
             listener.setblocking(False)
             self._poll.register(fd, select.POLLIN)
@@ -59,10 +63,13 @@ class Acceptor(Thread):
                     self._accept(fd, listener)
 
     def _accept(self, fd: int, listener: socket.socket) -> None:
+        kind = self._kinds[fd]
         # Several per wake-up: a storm of connections is taken in batches, the kernel's queue stays short.
         for _ in range(64):
             try:
-                accepted, address = listener.accept()
+                # `accept` itself spends as much again on making enum members of what the kernel says.
+                accepted_fd, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+                accepted = socket.socket(*kind, fileno=accepted_fd)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -78,7 +85,6 @@ class Acceptor(Thread):
                     return
                 continue  # the peer left before it was accepted: nobody to talk to
             try:
-                accepted.setblocking(True)
                 self._take(accepted, address, listener)
             except Exception:  # whatever happens to one connection, the next is accepted
                 log.exception("could not take a connection from %s", address)

@@ -24,8 +24,9 @@ class Peer:
 
 
 def peer_of(sock: socket.socket, address: Any) -> Peer:
-    """The peer of an accepted socket. Never raises: a client may be gone before it is looked at."""
-    if sock.family == socket.AF_UNIX:
+    """The peer of an accepted socket, by the address that `accept` gave. Never raises: a client may be gone before it is
+    looked at."""
+    if not isinstance(address, tuple):  # a unix socket's: a path or nothing (asking the socket makes an enum's member)
         try:
             data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             process_id, user_id, _ = struct.unpack("3i", data)

@@ -23,8 +23,15 @@ class SocketOptions:
 
 def apply_options(sock: socket.socket, options: SocketOptions) -> None:
     """Set the options on a connected socket. A kernel that does not know one is not an error."""
+    apply_inherited(sock, options)
+    is_unix = sock.family == socket.AF_UNIX
+    set_buffers(sock, options.unix_buffer_size if is_unix else options.buffer_size)
+
+
+def apply_inherited(sock: socket.socket, options: SocketOptions) -> None:
+    """Set those options that, on Linux, an accepted connection has from its listener: to be set there, once, instead of six
+    system calls for each connection. Nothing for unix sockets, which have none of them."""
     if sock.family == socket.AF_UNIX:
-        _set_buffers(sock, options.unix_buffer_size)
         return
     pairs = [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, int(options.no_delay)),
@@ -40,10 +47,11 @@ def apply_options(sock: socket.socket, options: SocketOptions) -> None:
                 sock.setsockopt(level, name, value)
             except OSError:
                 continue
-    _set_buffers(sock, options.buffer_size)
 
 
-def _set_buffers(sock: socket.socket, size: int) -> None:
+def set_buffers(sock: socket.socket, size: int) -> None:
+    """Set the sizes of both buffers, in bytes; 0 leaves them to the kernel. Never to be set on a listener, whose connections
+    would have them too: it could not be told again to leave them to the kernel."""
     if size:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)

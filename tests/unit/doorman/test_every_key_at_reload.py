@@ -178,7 +178,7 @@ def _used(house: House, key: Key, section: Section) -> Any:
     if key.name.startswith("server_tls_"):
         return house.pool.settings.server_tls
     if key.name.startswith(("tcp_", "unix_socket_buffer")):
-        return house.pool.settings.tcp, house.doorman.general.tcp
+        return house.pool.settings.tcp, house.doorman.general.tcp, house.doorman._socket_options
     if key.change is Change.RESTART or key.name in OF_THE_HOUSE:
         return getattr(house.doorman.general, key.name)
     assert key.name in OF_A_POOL, "nobody knows who goes by this key: say so here"

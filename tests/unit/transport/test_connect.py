@@ -11,7 +11,7 @@ import pytest
 from pgdoorman.errors import BackendUnavailable
 from pgdoorman.transport import connect
 from pgdoorman.transport.connect import Address, wait_connected
-from pgdoorman.transport.sockets import SocketOptions, apply_options, close_quietly
+from pgdoorman.transport.sockets import SocketOptions, apply_inherited, apply_options, close_quietly
 
 OPTIONS = SocketOptions()
 
@@ -141,6 +141,25 @@ def test_every_option_is_set(listener: socket.socket) -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             assert sock.getsockopt(socket.SOL_SOCKET, buffer) == 2 * 65536  # the kernel doubles it
+
+
+def test_connections_inherit_from_their_listener(listener: socket.socket) -> None:
+    listener.settimeout(10)
+    for options in (
+        SocketOptions(keepalive_idle=7, keepalive_interval=3, keepalive_count=4, no_delay=True, user_timeout=11),
+        SocketOptions(keepalive_idle=8, keepalive_interval=2, keepalive_count=5, no_delay=False, user_timeout=0),
+    ):
+        apply_inherited(listener, options)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
+            tcp = {
+                socket.TCP_NODELAY: int(options.no_delay),
+                socket.TCP_KEEPIDLE: options.keepalive_idle,
+                socket.TCP_KEEPINTVL: options.keepalive_interval,
+                socket.TCP_KEEPCNT: options.keepalive_count,
+                socket.TCP_USER_TIMEOUT: options.user_timeout * 1000,
+            }
+            assert {name: sock.getsockopt(socket.IPPROTO_TCP, name) for name in tcp} == tcp
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
 def test_zero_leaves_the_kernels_own(listener: socket.socket) -> None:
