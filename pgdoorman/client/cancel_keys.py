@@ -26,13 +26,14 @@ class CancelKeys:
     def issue(self, owner: Any, secret_length: int, process_id: int = 0) -> CancelKey:
         """A new key for `owner`. Unguessable: the secret comes from the system's generator. `process_id` is that of the
         backend, if the client has one for good; 0 draws one that nobody has."""
-        secret = secrets.token_bytes(secret_length)
+        drawn = secrets.token_bytes(secret_length + 4)  # one system call, and not under the lock
+        secret = drawn[4:]
+        number = process_id or int.from_bytes(drawn[:4]) & 0x7FFFFFFF
         with self._lock:
-            while not process_id:
-                drawn = secrets.randbelow(0x7FFFFFFE) + 1
-                process_id = 0 if drawn in self._owners else drawn
-            self._owners.setdefault(process_id, {})[secret] = owner
-        return CancelKey(process_id, secret)
+            while not process_id and (not number or number in self._owners):
+                number = secrets.randbits(31)
+            self._owners.setdefault(number, {})[secret] = owner
+        return CancelKey(number, secret)
 
     def assign(self, key: CancelKey, owner: Any) -> None:
         """Give an issued key to another owner."""

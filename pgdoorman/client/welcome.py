@@ -50,6 +50,7 @@ class Welcome:
         "_settled",
         "_told",
         "_wanted",
+        "_watched",
         "in_line",
         "waiting_since",
         "worker",
@@ -68,6 +69,7 @@ class Welcome:
         self._told: Reported | None = None
         self._session: Session | None = None
         self._over = False
+        self._watched = False
         self.worker = worker
         self.worker_index = worker.index
         self.waiting_since = 0.0
@@ -86,6 +88,7 @@ class Welcome:
             return
         # Not read meanwhile (there is nothing to say yet), but a client that hangs up is noticed.
         self.worker.watch(self._arrived.sock.fileno(), self._on_event, NOTHING)
+        self._watched = True
         backend, errands = pool.ledger.checkout(self, self.worker_index, monotonic())
         if backend is not None:
             self.granted(backend)
@@ -178,7 +181,8 @@ class Welcome:
     def _greet(self, told: Reported, backend: Backend | None = None) -> None:
         arrived = self._arrived
         self._over = True
-        self.worker.unwatch(arrived.sock.fileno())
+        if self._watched:
+            self.worker.unwatch(arrived.sock.fileno())
         pool = self._pool
         settings = pool.settings
         session = Session(
