@@ -104,7 +104,7 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
             A_SYNC if session.names is None or session.names.discarding is None else _discarding(session.names)
         )
         note_sync(session)
-        pieces.append(SYNC_MESSAGE)
+        pieces.append(data[position:end])  # as it is: one with a body is an error
     elif kind == codes.FLUSH:
         exchange.mark_flush()
         pieces.append(data[position:end])
@@ -316,7 +316,7 @@ def _plain_segment(
             pieces += found
             return end
         elif kind == codes.DESCRIBE:
-            if executed or (remaps and data[position + 5] != 0x50):
+            if executed or (remaps and data[position + 5 : position + 6] != b"P"):
                 return 0
         elif kind != codes.PARSE:
             return 0
@@ -343,7 +343,7 @@ def known_unnamed(session: "Session", backend: Backend, data: bytes, position: i
     """The statement of an unnamed Parse at the beginning of a segment, if this client has parsed the same text lately and
     the backend has it, in a state in which parsing it again cannot fail."""
     names = session.names
-    if names is None or data[position + 5] != 0 or backend.entries or backend.status == codes.FAILED:
+    if names is None or data[position + 5 : position + 6] != b"\0" or backend.entries or backend.status == codes.FAILED:
         return None
     if names.recent_generation != session.pool.book.generation or session.planning_is_private:
         return None

@@ -108,7 +108,7 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
         if kind == codes.QUERY:
             if session.skipping:
                 pass  # ignored up to the Sync, as a server would
-            elif end <= total and data[position + 5 : position + 8] in LOCAL_STARTS:
+            elif end <= total and data[position + 5 : position + 8] in LOCAL_STARTS and not data[end - 1]:
                 answer = _answer_locally(session, data[position + 5 : end - 1])
                 if answer is None:
                     session.ask_backend(data[position:] if position else data)
@@ -124,13 +124,16 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
             return
         elif kind == codes.SYNC:
             session.skipping = False
+            if length != 4:  # an error, which PostgreSQL words
+                session.ask_backend(data[position:] if position else data)
+                return
             session.tell(_IDLE if session.begin is None else _FAILED if session.begin == b"" else _IN_TRANSACTION)
         elif _COPY[kind]:
             # What is left of a COPY that failed; a server ignores it too.
             if end > total:
                 session.passing = end - total
                 return
-        elif kind != codes.FLUSH and not session.skipping:
+        elif (kind != codes.FLUSH or length != 4) and not session.skipping:
             session.ask_backend(data[position:] if position else data)
             return
         if end > total:

@@ -20,6 +20,7 @@ from tests.support.wire import (
     describe_statement,
     execute,
     flush,
+    frame,
     function_call,
     parse,
     query,
@@ -1414,6 +1415,27 @@ PINS = (
     ),
 )
 
+
+def _malformed(kind: str, *bodies: bytes) -> Order:
+    """Messages that are whole but make no sense: idle, behind a statement, in a block, in a failed one."""
+    bad = tuple(raw(frame(kind, body), kind if kind in "SQF" else "?") for body in bodies)
+    states = ((), (P("", "select 1"),), (P("n", FEW), B("", "n")))
+    blocks = ((Q("begin"),), (Q("begin"), Q("select 1")), (Q("begin"), Q("select 1/0")))
+    return one(
+        f"malformed {kind}",
+        *((*state, message, S()) for state in states for message in bad),
+        *((*block, message, S(), Q("rollback"), close_statement("n"), S()) for block in blocks for message in bad),
+    )
+
+
+_NONSENSE = (b"", b"\0", b"x", b"\0\0", b"P\0", b"\xff" * 7, b"\0begin\0\0\0")
+
+MALFORMED = (
+    *(_malformed(kind, *_NONSENSE) for kind in "PBDECF"),
+    *(_malformed(kind, *_NONSENSE[1:4]) for kind in "HS"),
+    _malformed("Q", *_NONSENSE, b"begin", b"begin;x", b"commit\0\0", b"discard all", b";"),
+)
+
 # PostgreSQL ends the connection after these.
 ENDINGS = (
     one("an unknown type behind a good batch", (*shot("", FEW), S(), raw(b"!\0\0\0\4"))),
@@ -1762,4 +1784,16 @@ HUNTED = (
     ),
 )
 
-EVERY_ORDER = (*PREPARED, *PIPELINES, *COPY, *TRANSACTIONS, *STATE, *PINS, *ENDINGS, *FOUND, *RESETS, *HUNTED)
+EVERY_ORDER = (
+    *PREPARED,
+    *PIPELINES,
+    *COPY,
+    *TRANSACTIONS,
+    *STATE,
+    *PINS,
+    *MALFORMED,
+    *ENDINGS,
+    *FOUND,
+    *RESETS,
+    *HUNTED,
+)

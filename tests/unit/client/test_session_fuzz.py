@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pgdoorman.backend.connection import Backend, next_number
@@ -318,6 +318,8 @@ def test_good_messages_get_their_answers(messages: list[bytes], cuts: list[int],
 @pytest.mark.timeout(120 + EXAMPLES)
 @FUZZ
 @given(st.lists(WILD, max_size=10), CUTS, CHOICES, MODES)
+@example([message(ord("D"))], [], [], "transaction")
+@example([message(ord("P"))], [], [], "transaction")
 def test_any_bytes_of_a_client(messages: list[bytes], cuts: list[int], choices: list[int], mode: str) -> None:
     """What is passed on is framed, however broken the rest; the client hears messages, or is closed."""
     rig, model = Rig(mode), Model(choices)
