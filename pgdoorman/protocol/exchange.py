@@ -110,7 +110,7 @@ A_HIDDEN_SYNC: Final = Expected(SYNC, hidden=True)
 class Exchange:
     """The expected answers of one backend, in order. Touched by the backend's owner only."""
 
-    __slots__ = ("begun", "careful", "copying", "entries", "skipping", "unanswered_syncs", "unsynced")
+    __slots__ = ("_others", "begun", "careful", "copying", "entries", "skipping", "unanswered_syncs", "unsynced")
 
     def __init__(self) -> None:
         self.entries: deque[Expected] = deque()
@@ -120,6 +120,9 @@ class Exchange:
         self.unsynced = False  # extended-query messages were sent and no Sync behind them that is sure to be answered
         self.unanswered_syncs = 0  # Syncs sent into the data of a COPY: ignored or, if it had failed, answered
         self.begun = False  # the answer to the Query at the head has begun; kept only as long as there are such Syncs
+        # How many entries have no ReadyForQuery for the client: all that are there for a reason to be careful. (A client may
+        # pipeline ten thousands of messages, and each Parse wants to know `awaits_ready`: no walk through the queue then.)
+        self._others = 0
 
     def __repr__(self) -> str:
         marks = [name for name in ("careful", "skipping", "copying") if getattr(self, name)]
@@ -136,6 +139,7 @@ class Exchange:
             if entry.effect is not None:
                 entry.effect.skipped()
         self.entries.clear()
+        self._others = 0
         self.careful = self.skipping = self.copying = self.unsynced = self.begun = False
         self.unanswered_syncs = 0
 
@@ -147,7 +151,7 @@ class Exchange:
     @property
     def awaits_ready(self) -> bool:
         """A ReadyForQuery for the client is outstanding: whether its transaction has failed meanwhile is not known."""
-        return any(entry.kind <= SYNC and not entry.hidden for entry in self.entries)
+        return len(self.entries) > self._others
 
     @property
     def is_flushed(self) -> bool:
@@ -180,6 +184,8 @@ class Exchange:
         self.unsynced = not is_sync or self.unanswered_syncs > 0
         self.careful = True
         self.entries.append(entry)
+        if not is_sync or entry.hidden:
+            self._others += 1
 
     def ask_query(self, entry: Expected = A_QUERY) -> None:
         """Expect the answer of a Query or FunctionCall; the server ignores these too while it skips."""
@@ -190,6 +196,7 @@ class Exchange:
         self.entries.append(entry)
         if entry.hidden or entry.effect is not None or self.unsynced:
             self.careful = True
+            self._others += entry.hidden
 
     def mark_flush(self) -> None:
         """Flush was sent: what was asked is answered even without a Sync."""
@@ -202,12 +209,14 @@ class Exchange:
         if not self.copying and not self.skipping and entries and entries[-1].kind != COPY_DATA:
             self.careful = True
             entries.append(A_COPY_DATA)
+            self._others += 1
 
     def mark_copy_end(self) -> None:
         """CopyDone or CopyFail was sent: a Sync behind it will be answered again."""
         if self.entries and not self.skipping:
             self.careful = True
             self.entries.append(A_COPY_END)
+            self._others += 1
 
     # Answers.
 
@@ -221,13 +230,19 @@ class Exchange:
         if self.copying:
             self.copy_ends()
         self.begun = False
-        entry = self.entries.popleft()
+        entry = self._take_head()
         if entry.effect is not None:
             entry.effect.happened()
         while self.entries and self.entries[0].kind >= COPY_END:
-            self.entries.popleft()
+            self._take_head()
         if not self.entries:
             self.careful = False
+        return entry
+
+    def _take_head(self) -> Expected:
+        entry = self.entries.popleft()
+        if entry.kind > SYNC or entry.hidden:
+            self._others -= 1
         return entry
 
     @property
@@ -275,11 +290,11 @@ class Exchange:
         if head.kind <= SYNC:
             # ReadyForQuery follows: a Query or segment has its own, and a Sync fails when it cannot commit.
             return head
-        entries.popleft()
+        self._take_head()
         if head.effect is not None:
             head.effect.failed()
         while entries and entries[0].kind != SYNC:
-            entry = entries.popleft()
+            entry = self._take_head()
             if entry.kind == SEGMENT:
                 # Its own Sync ends the skipping: what is left of it is that Sync.
                 entries.appendleft(A_SYNC)
@@ -312,13 +327,16 @@ class Exchange:
         if entries[0].kind == SEGMENT:
             # A plain segment ends with Execute and Sync (nobody else makes one): that Sync is lost.
             entries[0] = AN_EXECUTE
+            self._others += 1
             lost = True
         while len(entries) > 1 and entries[1].kind in (SYNC, COPY_DATA):
             if entries[1].kind == COPY_DATA:
                 doubtful = True
+                self._others -= 1
             else:
                 lost = True
                 self.unanswered_syncs += doubtful
+                self._others -= entries[1].hidden
             del entries[1]
         if lost:
             self._look_for_sync()
@@ -328,6 +346,7 @@ class Exchange:
         self.copying = False
         if self._copy_end_was_sent:
             del self.entries[1]
+            self._others -= 1
         if self.unanswered_syncs:
             self.unanswered_syncs = 0  # ignored, now that is certain
             self._look_for_sync()

@@ -273,6 +273,26 @@ def test_whether_a_transaction_may_have_failed_meanwhile() -> None:
     assert exchange.awaits_ready
 
 
+class Unwalked(deque[Expected]):
+    """A queue that nobody may walk through."""
+
+    def __iter__(self) -> Iterator[Expected]:
+        raise AssertionError("ten thousand Parses would each walk through all that was asked before them")
+
+
+def test_a_long_pipeline_is_not_walked_through_for_each_of_its_messages() -> None:
+    exchange = Exchange()
+    exchange.entries = Unwalked()
+    asked(exchange, "PBDE" * 10)
+    assert not exchange.awaits_ready
+    asked(exchange, "S")
+    assert exchange.awaits_ready
+    exchange.error()
+    assert exchange.awaits_ready
+    exchange.ready()
+    assert not exchange.awaits_ready
+
+
 def test_representations() -> None:
     exchange = Exchange()
     exchange.ask(ex.A_HIDDEN_CLOSE)
@@ -534,6 +554,7 @@ class World:
             assert exchange.is_settled, "the relay asks no more than these two"
         if not exchange.careful:
             assert all(entry.kind in (ex.QUERY, ex.SEGMENT) for entry in exchange.entries)
+        assert exchange.awaits_ready == any(x.kind <= ex.SYNC and not x.hidden for x in exchange.entries), exchange
 
     # The client's side, as `client.serving` does it.
 
