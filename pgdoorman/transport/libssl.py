@@ -1,7 +1,8 @@
-"""Two functions of OpenSSL that pyOpenSSL does not pass on, looked up in the very library that it uses.
+"""Functions of OpenSSL that pyOpenSSL does not pass on, looked up in the very library that it uses.
 
 They are reached where cryptography was built against the system's OpenSSL (as the set-up does for Python 3.13). A wheel
-has OpenSSL inside of it and shows nobody its functions: there `set_num_tickets` changes nothing and `set_groups` refuses.
+has OpenSSL inside of it and shows nobody its functions: there `set_num_tickets` changes nothing, `set_groups` refuses, and
+nobody reads ahead.
 """
 
 import ctypes
@@ -33,6 +34,22 @@ def _library() -> tuple[Any, Any] | None:
     control.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p]
     control.restype = ctypes.c_long
     return set_num_tickets, control
+
+
+def reading_ahead() -> tuple[Any, Any] | None:
+    """SSL_has_pending(ssl) and SSL_set_read_ahead(ssl, yes) for pyOpenSSL's own SSL objects, None if they are hidden. By cffi:
+    a call is 100 ns, half of what it is by ctypes."""
+    try:
+        from OpenSSL._util import ffi  # noqa: PLC0415
+
+        library = ctypes.CDLL(_bindings.__file__)
+        has_pending, set_read_ahead = library.SSL_has_pending, library.SSL_set_read_ahead
+        return (
+            ffi.cast("int(*)(SSL *)", ctypes.cast(has_pending, ctypes.c_void_p).value),
+            ffi.cast("void(*)(SSL *, int)", ctypes.cast(set_read_ahead, ctypes.c_void_p).value),
+        )
+    except (ImportError, OSError, AttributeError):
+        return None
 
 
 def _address(context: SSL.Context) -> int | None:

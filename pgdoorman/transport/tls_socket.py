@@ -4,8 +4,10 @@ A `TlsSocket` has a socket's methods with a socket's meaning, so that whoever re
 two it has, and a plain socket pays nothing. It is used in socket mode: OpenSSL itself reads and writes the descriptor,
 which is not blocking (memory BIOs cost 40 % more per message).
 
-OpenSSL reads one record at a time here and never ahead. So after a `recv` of at least `RECORD` bytes nothing that has been
-decrypted is left inside, the rest is still in the kernel, and the poller, which is level-triggered, says so.
+After a `recv` of at least `RECORD` bytes nothing that could be read is left inside: the rest is still in the kernel, and the
+poller, which is level-triggered, says so. Where OpenSSL reads one record at a time that is so by itself. It takes two system
+calls for each, the header and the rest, where reading ahead takes one (0.7 us less of some 45 for a transaction); then
+`AheadTlsSocket` takes out what has come in with it.
 """
 
 import errno
@@ -22,6 +24,7 @@ from OpenSSL import SSL
 
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import PgDoormanError
+from pgdoorman.transport import libssl
 from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
 
 try:
@@ -153,6 +156,7 @@ class TlsSocket:
         except SSL.Error as error:
             raise TlsFailed(self._why(error)) from error
         self._established = True
+        self._begin_reading()
         if self._connection.get_app_data().foreign_protocol:
             raise TlsFailed("the client wants to speak another protocol (ALPN)")
         return 0
@@ -172,6 +176,9 @@ class TlsSocket:
             self._wait_ready(wanted, deadline)
 
     # Reading.
+
+    def _begin_reading(self) -> None:
+        """The handshake is complete. What the other side has sent behind it is still in the kernel."""
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """What has come, up to `size` bytes; b"" at the end. Raises BlockingIOError and OSError. A caller that waits by a
@@ -298,13 +305,21 @@ class TlsSocket:
 
     def close(self) -> None:
         """Say goodbye if that is possible at once, and close."""
+        self._say_goodbye()
+        close_quietly(self._plain)
+
+    def part(self) -> socket.socket:
+        """Say goodbye if that is possible at once. What is left is the plain socket, which is the caller's."""
+        self._say_goodbye()
+        return self._plain
+
+    def _say_goodbye(self) -> None:
         if self._established:
             self._established = False
             try:
                 self._connection.shutdown()
             except (SSL.Error, OSError):
                 pass
-        close_quietly(self._plain)
 
 
 class _Scratch(threading.local):
@@ -355,9 +370,70 @@ class FastTlsSocket(TlsSocket):
         return select.EPOLLIN
 
 
+_ahead = None if _lib is None else libssl.reading_ahead()
+_has_pending: Any = None if _ahead is None else _ahead[0]
+_set_read_ahead: Any = None if _ahead is None else _ahead[1]
+
+
+class AheadTlsSocket(FastTlsSocket):
+    """The same, reading whatever has come with one system call."""
+
+    __slots__ = ()
+
+    def _begin_reading(self) -> None:
+        # Not before: what comes behind a handshake would be inside then, and no poller would tell.
+        _set_read_ahead(self._ssl, 1)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        pointer, memory = _scratch.both
+        ssl = self._ssl
+        count = _read(ssl, pointer, RECORD if size > RECORD else size)
+        if count > 0:
+            data: bytes = memory[:count]
+        else:
+            data = self._recv_later(self._why_not(count), size, flags)
+            if not data:
+                return data
+        if _has_pending(ssl) or (count >= _FULL and size > RECORD):
+            return self._more(data, size) if size >= RECORD else data
+        return data
+
+    def _more(self, data: bytes, size: int) -> bytes:
+        """As of the others, and everything that is inside already: two records beyond `size` at most."""
+        pointer, memory = _scratch.both
+        ssl = self._ssl
+        pieces = [data]
+        total = len(data)
+        ahead = True
+        while (pending := _has_pending(ssl)) or (len(pieces[-1]) >= _FULL and total + RECORD <= size):
+            if ahead and total + RECORD > size:
+                if not pending:
+                    break
+                ahead = False
+                _set_read_ahead(ssl, 0)  # who sends faster than we read would keep us here
+            count = _read(ssl, pointer, RECORD)
+            if count <= 0:
+                if not self._may_go_on(count):
+                    self._announce_end()
+                break
+            pieces.append(memory[:count])
+            total += count
+        if not ahead:
+            _set_read_ahead(ssl, 1)
+        return b"".join(pieces)
+
+    def _may_go_on(self, count: int) -> bool:
+        """Whether a call that returned `count` found nothing more for now; False at the end or if the connection is broken."""
+        try:
+            return self._why_not(count) == select.EPOLLIN
+        except OSError:
+            return False
+
+
 def tls_socket(connection: SSL.Connection, plain: socket.socket) -> TlsSocket:
-    """The faster kind, if this pyOpenSSL has what it takes."""
-    return (TlsSocket if _lib is None else FastTlsSocket)(connection, plain)
+    """The fastest kind that this pyOpenSSL and this OpenSSL have what it takes for."""
+    kind = TlsSocket if _lib is None else FastTlsSocket if _ahead is None else AheadTlsSocket
+    return kind(connection, plain)
 
 
 bind_constants(__name__)

@@ -22,7 +22,7 @@ from pgdoorman.transport import libssl, tls, tls_socket
 from pgdoorman.transport.certificates import read_material
 from pgdoorman.transport.sockets import DONT_WAIT
 from pgdoorman.transport.tls import TlsContext
-from pgdoorman.transport.tls_socket import RECORD, FastTlsSocket, TlsFailed, TlsSocket
+from pgdoorman.transport.tls_socket import RECORD, AheadTlsSocket, FastTlsSocket, TlsFailed, TlsSocket
 from tests.support.certificates import DH_2048, Authority, Pair, self_signed
 
 PATIENCE = 10.0
@@ -44,13 +44,16 @@ def server_files(authority: Authority, folder: Path) -> TlsFiles:
     return TlsFiles(certificate=certificate, private_key=key)
 
 
-@pytest.fixture(params=["with shortcuts", "through pyOpenSSL"], autouse=True)
+@pytest.fixture(params=[AheadTlsSocket, FastTlsSocket, TlsSocket], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[TlsSocket]:
-    """Both kinds of socket: one module's private names may move, and then the other kind has to do."""
-    if request.param == "with shortcuts":
-        return FastTlsSocket
-    monkeypatch.setattr(tls, "tls_socket", TlsSocket)
-    return TlsSocket
+    """All kinds of socket: OpenSSL may be hidden, pyOpenSSL's private names may move, and then another kind has to do."""
+    kind: type[TlsSocket] = request.param
+    if kind is AheadTlsSocket:
+        if libssl.reading_ahead() is None:
+            pytest.skip("cryptography hides OpenSSL's functions here")
+    else:
+        monkeypatch.setattr(tls, "tls_socket", kind)
+    return kind
 
 
 def test_the_shortcuts_are_there() -> None:
@@ -141,6 +144,54 @@ def test_nothing_is_left_behind(pair: tuple[TlsSocket, TlsSocket], size: int) ->
         writer.join()
         with pytest.raises(BlockingIOError):
             other.recv(size, DONT_WAIT)
+
+
+@pytest.mark.parametrize("size", [RECORD, 4 * RECORD])
+def test_many_small_records_are_one_read(pair: tuple[TlsSocket, TlsSocket], way: type[TlsSocket], size: int) -> None:
+    """As they come from a client that pipelines: whatever was read with the first is handed over with it."""
+    one, other = pair
+    said = [bytes([number]) * (number + 1) for number in range(100)]
+    for piece in said:
+        one.sendall(piece)
+    if way is not AheadTlsSocket:
+        assert receive_as_a_worker_does(other, 5050, size) == b"".join(said)
+        return
+    assert ready(other)
+    data = other.recv(size, DONT_WAIT)
+    while len(data) < 5050 and ready(other):  # loopback may still be delivering
+        data += other.recv(size, DONT_WAIT)
+    assert data == b"".join(said)
+    assert not ready(other, 0)
+
+
+def test_who_sends_without_end_is_read_in_turns(pair: tuple[TlsSocket, TlsSocket]) -> None:
+    """One read takes its size and a little more, however much comes meanwhile."""
+    one, other = pair
+    done = threading.Event()
+
+    def pour() -> None:
+        try:
+            while not done.is_set():
+                one.sendall(bytes(1000))
+        except OSError:
+            pass
+
+    writer = threading.Thread(target=pour)
+    writer.start()
+    try:
+        total = 0
+        while total < 3_000_000:
+            assert ready(other)
+            try:
+                data = other.recv(RECORD, DONT_WAIT)
+            except BlockingIOError:
+                continue
+            assert data.count(0) == len(data) <= 3 * RECORD
+            total += len(data)
+    finally:
+        done.set()
+        other.close()
+        writer.join()
 
 
 def test_records_that_are_not_asked_for_whole(pair: tuple[TlsSocket, TlsSocket]) -> None:
