@@ -26,6 +26,7 @@ from pgdoorman.auth.client_login import (
 from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret
 from pgdoorman.client.closing import error_message
+from pgdoorman.client.lingering import close_gently
 from pgdoorman.errors import PgDoormanError, ProtocolViolation, TooManyClients
 from pgdoorman.pool.auth_query import PENDING, Pending
 from pgdoorman.protocol.dialogue import FindSecret, Offload, Receive, Runner
@@ -398,7 +399,7 @@ class Login:
         )
         if self._securing is None:  # in the middle of a handshake there is nobody who would understand
             self._send(error_message(error, "FATAL"))
-        self._close()
+        self._close(gently=True)
 
     def _out_of_time(self) -> None:
         self._fail(LoginTimeout("canceling authentication due to timeout"))
@@ -407,7 +408,7 @@ class Login:
         self.deadline = inf
         self._worker.unwatch(self.fd)
 
-    def _close(self) -> None:
+    def _close(self, *, gently: bool = False) -> None:
         if self._over:
             return
         self._over = True
@@ -417,7 +418,10 @@ class Login:
             self._securing = None  # a circle, and 50 kB of OpenSSL's in it
         if self._runner is not None:
             self._runner.close()
-        close_quietly(self.sock)
+        if gently:
+            close_gently(self.sock, self._worker)
+        else:
+            close_quietly(self.sock)
         self._reception.login_ended(self)
 
 

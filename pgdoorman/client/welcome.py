@@ -15,6 +15,7 @@ from pgdoorman.backend.connection import Backend, next_number
 from pgdoorman.backend.inquiry import Inquiry, Rows
 from pgdoorman.backend.settings import DEFAULTS, NOT_CARRIED, Reported, SessionSettings, move_sql, settings_of
 from pgdoorman.client.closing import error_message
+from pgdoorman.client.lingering import close_gently
 from pgdoorman.client.login import Arrived
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
@@ -220,15 +221,18 @@ class Welcome:
             self._arrived.sock.send(error_message(reason, "FATAL"), DONT_WAIT)
         except OSError:
             pass
-        self._close()
+        self._close(gently=True)
 
-    def _close(self) -> None:
+    def _close(self, *, gently: bool = False) -> None:
         if self._over:
             return
         self._over = True
         self._pool.ledger.abandon(self)
         self.worker.unwatch(self._arrived.sock.fileno())
-        close_quietly(self._arrived.sock)
+        if gently:
+            close_gently(self._arrived.sock, self.worker)
+        else:
+            close_quietly(self._arrived.sock)
         self._settled(None)
 
 
