@@ -65,7 +65,7 @@ def need(tool: str, *arguments: str, minimum: tuple[int, ...]) -> None:
         raise Missing(f"{tool} is older than {wanted}: {(done.stdout + done.stderr).strip()[:80]}")
 
 
-def build_java() -> list[str]:
+def build_java(program: str = "Pgjdbc") -> list[str]:
     need("javac", "-version", minimum=(17,))
     need("java", "-version", minimum=(17,))
     need("mvn", "-version", minimum=(3,))
@@ -80,7 +80,7 @@ def build_java() -> list[str]:
             place.run("mvn", "-q", "-B", "-f", str(HERE / "java/pom.xml"), *fetch)
             classes = ["-d", f"{place.directory}/classes", "-cp", f"{place.directory}/lib/*"]
             place.run("javac", "-Xlint:all", "-Werror", *classes, *map(str, sources))
-        return ["java", "-Xmx512m", "-cp", f"{place.directory}/classes:{place.directory}/lib/*", "Pgjdbc"]
+        return ["java", "-Xmx512m", "-cp", f"{place.directory}/classes:{place.directory}/lib/*", program]
 
 
 def build_go(suite: str) -> list[str]:

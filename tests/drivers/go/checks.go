@@ -1,7 +1,7 @@
 // Driver checks for PostgreSQL connections that may go through a pooler.
 //
-// Usage: drivers-go SUITE, where SUITE is pgx or pq. Connection data come from PGHOST, PGPORT, PGUSER, PGPASSWORD and
-// PGDATABASE. Every check prints one line of JSON: {"name", "ok", "detail"}; the exit status is 0 when all were run.
+// Usage: drivers-go SUITE, where SUITE is pgx or pq (or logins: see logins.go). Connection data come from PGHOST, PGPORT,
+// PGUSER, PGPASSWORD and PGDATABASE. Every check prints one line of JSON: {"name", "ok", "detail"}; the exit status is 0 when all were run.
 package main
 
 import (
@@ -134,8 +134,11 @@ func main() {
 		registerPgx()
 	case "pq":
 		registerPq()
+	case "logins":
+		logins()
+		return
 	default:
-		fmt.Fprintln(os.Stderr, "usage: drivers-go pgx|pq [CHECK ...]")
+		fmt.Fprintln(os.Stderr, "usage: drivers-go pgx|pq [CHECK ...] | logins")
 		os.Exit(2)
 	}
 	wanted := map[string]bool{}
