@@ -5,6 +5,7 @@ Profiles: `protocol` knows no session state; `movable` uses what a pooler can ca
 clients in turns. tests.support.oracle makes the databases that the texts speak of, and judges the answers.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -291,8 +292,7 @@ class Generator:
         self._groups = PROFILES[profile]
         self._early = profile != "pinning"  # notifications and locks make the order between clients visible
         self._random = random.Random()
-        self._texts: list[Text] = []
-        self._weights: list[float] = []
+        self._choices = [self._choices_of(client) for client in range(CLIENTS)]
         self._client = 0
         self._belief = _Belief()
 
@@ -303,24 +303,25 @@ class Generator:
         for _ in range(turns):
             self._client = self._random.randrange(CLIENTS)
             self._belief = beliefs[self._client]
-            self._load()
             steps = tuple(self._step() for _ in range(self._random.choice((1, 1, 2, 2, 3, 4))))
             found.append(Turn(self._client, steps, early=self._early and self._random.random() < 0.3))
             self._belief.portals = [""]
         return found
 
-    def _load(self) -> None:
-        """A client speaks of few texts in a turn, so that the same ones meet again."""
-        self._texts, self._weights = [], []
+    def _choices_of(self, client: int) -> tuple[list[Text], list[float]]:
+        """A client's texts, with their weights added up."""
+        texts: list[Text] = []
+        weights: list[float] = []
         for name in self._groups:
-            texts, share = _GROUPS[name]
-            total = sum(text.weight for text in texts)
-            for text in texts:
-                self._texts.append(text.for_client(self._client))
-                self._weights.append(share * text.weight / total)
+            group, share = _GROUPS[name]
+            total = sum(text.weight for text in group)
+            texts += (text.for_client(client) for text in group)
+            weights += (share * text.weight / total for text in group)
+        return texts, list(itertools.accumulate(weights))
 
     def _text(self) -> Text:
-        return self._random.choices(self._texts, self._weights)[0]
+        texts, weights = self._choices[self._client]
+        return self._random.choices(texts, cum_weights=weights)[0]
 
     def _chance(self, probability: float) -> bool:
         return self._random.random() < probability
@@ -445,7 +446,7 @@ class Generator:
             yield close_portal("never")
 
     def _copy_out(self) -> Iterator[Request]:
-        text = Text(f"copy c{self._client}.t to stdout")
+        text = Text(f"copy (select * from c{self._client}.t order by id) to stdout")
         yield self._parse("", text)
         yield from self._run("", text)
 

@@ -1,6 +1,6 @@
 """Random conversations, judged by PostgreSQL itself.
 
-    python -m tests.support.oracle --batches 1000000 --jobs 2 --seed 7
+    python -m tests.support.oracle --batches 1000000 --seed 7
 
 plays them (tests.support.conversations) with PostgreSQL directly and through a pooler, in twin databases, and goes on
 until so many batches have been tried. Each difference is printed, made as small as time allows, with the options that
@@ -28,6 +28,9 @@ from tests.support.scenario import Difference, Turn, as_code, compare, minimise,
 from tests.support.splitter import Splitter
 from tests.support.wire import ServerError, Silence, Wire, WireError, query
 
+# Seconds. What does not come in that time never comes, also on a machine that has much else to do.
+PATIENCE: Final = 30.0
+
 # --- The twin databases ---------------------------------------------------------------------------------------------
 
 _SHARED = """
@@ -49,16 +52,20 @@ grant all on all tables in schema c{0} to public;
 grant all on all sequences in schema c{0} to public;
 """
 
+# What a client left in a transaction still has locked shows here. (Deletes, and a vacuum now and then: a truncate makes new
+# files, at twenty times the cost. So what is not ordered comes in no particular order.)
 _RESET_ONE = """
-drop table if exists c{0}.x; select setval('c{0}.s', 1, false);
+drop table if exists c{0}.x; delete from c{0}.t; delete from c{0}.u;
+select setval('c{0}.t_id_seq', 1, false), setval('c{0}.s', 1, false);
 insert into c{0}.t (name) values ('one'), ('two'), ('three'); insert into c{0}.u values (1), (2);
 """
 _RESET = "".join(
     [
-        f"truncate {', '.join(f'c{number}.t, c{number}.u' for number in range(CLIENTS))} restart identity;",
+        f"lock table {', '.join(f'c{number}.t, c{number}.u' for number in range(CLIENTS))} in access exclusive mode;",
         *(_RESET_ONE.format(number) for number in range(CLIENTS)),
     ]
 )
+_RESETS_A_VACUUM: Final = 64
 
 _END_BACKENDS = """
 select pg_terminate_backend(pid, 2000) from pg_stat_activity
@@ -87,7 +94,51 @@ def make_twins(server: Postgres, suffix: str = "") -> Twins:
             wire.run(_OWN.format(number))
     with server.connect("postgres") as wire:
         wire.run(f"create database {twins.pooled} template {twins.reference}", patience=60)
+        for name in (twins.pooled, twins.reference):
+            wire.run(f"alter database {name} set log_min_messages = log")  # every other message is an error
     return twins
+
+
+class Rested:
+    """Sessions of the reference that have been used, and are as good as new after a DISCARD ALL: a log-in costs PostgreSQL as
+    much as several turns. By their startup parameters. (A custom parameter that a session has once had is not unknown
+    to it again but empty.)"""
+
+    def __init__(self, connect: Callable[[Mapping[str, str]], Wire]) -> None:
+        self._connect = connect
+        self._idle: dict[frozenset[tuple[str, str]], list[Wire]] = {}
+        self._of: dict[Wire, tuple[frozenset[tuple[str, str]], dict[str, str]]] = {}
+
+    def take(self, startup: Mapping[str, str]) -> Wire:
+        """A new session, or one that looks new."""
+        key = frozenset(startup.items())
+        while idle := self._idle.get(key):
+            wire = idle.pop()
+            with contextlib.suppress(WireError):
+                replies = wire.settle(PATIENCE)
+                if not any(reply.kind == "E" for reply in replies) and wire.parameters == self._of[wire][1]:
+                    return wire
+            self._end(wire)
+        wire = self._connect(startup)
+        self._of[wire] = (key, dict(wire.parameters))
+        return wire
+
+    def give(self, wire: Wire) -> None:
+        """It is idle, and not needed any more."""
+        try:
+            wire.send(query("discard all"))
+        except WireError:
+            self._end(wire)
+        else:
+            self._idle.setdefault(self._of[wire][0], []).append(wire)
+
+    def close(self) -> None:
+        for wire in list(self._of):
+            self._end(wire)
+
+    def _end(self, wire: Wire) -> None:
+        del self._of[wire]
+        wire.terminate()
 
 
 # --- The trial ------------------------------------------------------------------------------------------------------
@@ -140,11 +191,13 @@ class Oracle:
         twins: Twins,
         direct: Callable[[str, Mapping[str, str]], Wire],
         pooled: Callable[[Mapping[str, str]], Wire],
-        patience: float = 5.0,
+        patience: float = PATIENCE,
         witness: Callable[[], str] = str,
     ) -> None:
         self._twins = twins
         self._direct = direct
+        self._rested = Rested(lambda parameters: direct(twins.reference, parameters))
+        self._resets = 0
         self._pooled = pooled
         self._patience = patience
         self._witness = witness
@@ -152,19 +205,34 @@ class Oracle:
             direct(name, {"application_name": "oracle keeper"}) for name in (twins.reference, twins.pooled)
         ]
         for keeper in self._keepers:
-            keeper.run("set client_min_messages = error; set lock_timeout = '4s'")
+            keeper.run(f"set client_min_messages = error; set lock_timeout = '{PATIENCE / 2:.0f}s'")
 
     def close(self) -> None:
+        self._rested.close()
         for keeper in self._keepers:
             keeper.terminate()
 
     def try_scenario(
-        self, turns: Sequence[Turn], startups: Sequence[Mapping[str, str]] = PLAIN, patience: float | None = None
+        self,
+        turns: Sequence[Turn],
+        startups: Sequence[Mapping[str, str]] = PLAIN,
+        patience: float | None = None,
+        *,
+        rested: bool = False,
     ) -> Difference | None:
-        """Plays one scenario on fresh data; as many clients as there are `startups`. Raises WireError if PostgreSQL
-        itself does not answer, which means that the scenario is not a fair question."""
+        """Plays one scenario on fresh data; as many clients as there are `startups`. `rested`: a session of PostgreSQL's own
+        that was used before will do. Raises WireError if PostgreSQL itself does not answer, which means that the scenario is
+        not a fair question."""
         self._reset()
-        script = record(turns, lambda number: self._direct(self._twins.reference, startups[number]), len(startups))
+        count = len(startups)
+        if rested:
+            script = record(
+                turns, lambda number: self._rested.take(startups[number]), count, PATIENCE, self._rested.give
+            )
+        else:
+            script = record(
+                turns, lambda number: self._direct(self._twins.reference, startups[number]), count, PATIENCE
+            )
         return compare(script, lambda number: self._pooled(startups[number]), patience or self._patience, self._witness)
 
     def hunt(self, seed: int, profile: str, first: int, scenarios: int, shrink_seconds: float = 40.0) -> Finding | None:
@@ -173,7 +241,7 @@ class Oracle:
         startups = PLAIN if profile == "protocol" else DIFFERENT
         for number in range(first, first + scenarios):
             turns = generator.scenario(number)
-            difference = self.try_scenario(turns, startups)
+            difference = self.try_scenario(turns, startups, rested=True)
             if difference is not None:
                 before = [generator.scenario(earlier) for earlier in range(max(first, number - 2), number)]
                 return self._shrink(
@@ -217,7 +285,7 @@ class Oracle:
     ) -> Difference | None:
         """On backends of its own, so that only `history` can have left something behind. Only an answer that does not come
         is the same as an answer that did not come: on a busy machine something may always be late."""
-        patience = 1.5 if silent else None
+        patience = 3.0 if silent else None
         self.end_pooled_backends()
         try:
             for earlier in history:
@@ -234,13 +302,17 @@ class Oracle:
 
     def _reset(self) -> None:
         """Both databases side by side."""
+        self._resets += 1
+        if self._resets % _RESETS_A_VACUUM == 0:
+            for keeper in self._keepers:
+                keeper.ask(query("vacuum"), patience=PATIENCE)  # refused while something is locked: then the next time
         for keeper in self._keepers:
             keeper.send(query(_RESET))
         for keeper in self._keepers:
-            error = next((reply for reply in keeper.settle() if reply.kind == "E"), None)
+            error = next((reply for reply in keeper.settle(PATIENCE) if reply.kind == "E"), None)
             if error is not None:
                 self._free_locks(keeper, ServerError(error))
-                keeper.run(_RESET)
+                keeper.run(_RESET, PATIENCE)
 
     def _free_locks(self, keeper: Wire, error: ServerError) -> None:
         """55P03 means that a backend went back in a transaction, or is stuck; the next scenario must not suffer."""
@@ -335,11 +407,11 @@ class Stands:
         doorman = self._start(
             # The application_name of the clients, so that what RESET ALL goes back to is the same on both sides.
             pools={name: pool(behind, account, pool_mode=setting.pool_mode, application_name="same")},
-            general={"query_wait_timeout": "8s", **(_TINY_CACHES if setting.tiny else {})},
+            general={"query_wait_timeout": f"{PATIENCE * 2:.0f}s", **(_TINY_CACHES if setting.tiny else {})},
         )
 
         def direct(database: str, parameters: Mapping[str, str]) -> Wire:
-            return server.connect(database, "alice", parameters=parameters)
+            return server.connect(database, "alice", parameters=parameters, patience=PATIENCE)
 
         front = doorman.port
         if setting.split:
@@ -347,8 +419,10 @@ class Stands:
 
         def pooled(parameters: Mapping[str, str]) -> Wire:
             if not setting.split:
-                return doorman.connect(name, "alice", parameters=parameters)
-            return Wire.connect(doorman.host, front, user="alice", database=name, parameters=parameters)
+                return doorman.connect(name, "alice", parameters=parameters, patience=PATIENCE)
+            return Wire.connect(
+                doorman.host, front, user="alice", database=name, parameters=parameters, patience=PATIENCE
+            )
 
         return doorman, Oracle(self._twins, direct, pooled, witness=doorman.state)
 
@@ -462,7 +536,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.oracle", description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=10_000, help=f"turns; {TURNS_A_SCENARIO} make a scenario")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--jobs", type=int, default=2, help="how many at the same time")
+    parser.add_argument("--jobs", type=int, default=4, help="how many at the same time")
     parser.add_argument("--profile", choices=sorted(PROFILES))
     parser.add_argument("--setting", choices=sorted(SETTINGS))
     parser.add_argument("--first", type=int, default=0, help="number of the first scenario")

@@ -127,16 +127,23 @@ def _open(connect: Connect, count: int) -> list[_Client]:
     return clients
 
 
-def _leave(clients: Iterable[_Client]) -> None:
+def _leave(clients: Iterable[_Client], leave: Callable[[Wire], object] = Wire.terminate) -> None:
     for client in clients:
-        client.wire.terminate()
+        (Wire.terminate if client.gone else leave)(client.wire)
 
 
 # --- The reference --------------------------------------------------------------------------------------------------
 
 
-def record(turns: Sequence[Turn], connect: Connect, clients: int, patience: float = 10.0) -> Script:
-    """Plays the turns with the reference. Raises WireError if the reference itself stays silent."""
+def record(
+    turns: Sequence[Turn],
+    connect: Connect,
+    clients: int,
+    patience: float = 10.0,
+    leave: Callable[[Wire], object] = Wire.terminate,
+) -> Script:
+    """Plays the turns with the reference. In the end `leave` is done to every connection that can still be used. Raises
+    WireError if the reference itself stays silent."""
     opened = _open(connect, clients)
     try:
         logins = _logins(opened)
@@ -146,9 +153,11 @@ def record(turns: Sequence[Turn], connect: Connect, clients: int, patience: floa
         for number, client in enumerate(opened):
             if not client.gone:
                 _record_step(len(turns), number, client, (query(FENCE),), events, patience)
-        return Script(logins, tuple(events), tuple(tuple(sorted(one.notifications)) for one in opened))
-    finally:
+    except BaseException:
         _leave(opened)
+        raise
+    _leave(opened, leave)
+    return Script(logins, tuple(events), tuple(tuple(sorted(one.notifications)) for one in opened))
 
 
 def _record_turn(number: int, turn: Turn, client: _Client, events: list[Event], patience: float) -> None:
