@@ -1,18 +1,20 @@
-"""A simple query of our own on a backend that we hold: an audit, a reset, a liveness probe.
+"""A query of our own on a backend that we hold: an audit, a reset, a liveness probe.
 
 Not for the hot path, and not for results of clients. Runs on the backend's worker; `done` is called once, on that
 thread.
 """
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.settings import MOST_REPORTED, Reported, reported_of, sql_bytes
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError, ProtocolViolation
-from pgdoorman.prepared.rewrite import query_message
+from pgdoorman.prepared.rewrite import apart_messages, query_message
+from pgdoorman.prepared.statement import new_name
 from pgdoorman.protocol import codes
+from pgdoorman.protocol.codes import SYNC_MESSAGE
 from pgdoorman.protocol.framing import FrameReader, message
 from pgdoorman.protocol.startup import parse_error_fields
 from pgdoorman.runtime.poller import READ, WRITE
@@ -26,7 +28,8 @@ LARGEST_ANSWER = 16 << 20
 
 
 class Inquiry:
-    """Sends one simple Query and collects its rows. It becomes the backend's holder until it is done.
+    """Sends one simple Query and collects its rows. It becomes the backend's holder until it is done. `sql` may be a list of
+    single statements instead: those go by the extended protocol, and leave the server's unnamed statement alone.
 
     `done(backend, rows, error)`: `error` is BackendRefused if the server refused, BackendUnavailable if the connection
     was lost or time ran out (then the backend must be discarded), None if all went well. The holder is given back as it
@@ -35,7 +38,7 @@ class Inquiry:
 
     __slots__ = ("_backend", "_codec", "_done", "_error", "_holder", "_reader", "_ready", "_rows", "_timer")
 
-    def __init__(self, backend: Backend, sql: str, timeout: float, done: Done) -> None:
+    def __init__(self, backend: Backend, sql: str | Sequence[str], timeout: float, done: Done) -> None:
         assert backend.worker is not None
         self._backend = backend
         self._holder = backend.holder
@@ -45,10 +48,14 @@ class Inquiry:
         self._error: PgDoormanError | None = None
         self._ready = False
         backend.holder = self
-        backend.unnamed = None
         self._timer: Timer = backend.worker.after(timeout, self._out_of_time)
         self._codec = codec_of(backend)
-        backend.push(query_message(sql_bytes(sql, self._codec)))
+        if isinstance(sql, str):
+            backend.unnamed = None
+            backend.push(query_message(sql_bytes(sql, self._codec)))
+        else:
+            statements = (apart_messages(sql_bytes(one, self._codec), new_name()) for one in sql)
+            backend.push(b"".join(part for statement in statements for part in statement) + SYNC_MESSAGE)
 
     def on_backend_readable(self, backend: Backend) -> None:
         """The same, when there is only something to read."""

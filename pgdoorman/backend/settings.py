@@ -129,8 +129,13 @@ def clean_ascii(text: str) -> str:
 
 
 def move_sql(present: SessionSettings, wanted: SessionSettings) -> str:
-    """The statements that turn `present` into `wanted` on a backend; to be sent as one simple Query, so that they take
-    effect together or not at all."""
+    """What turns `present` into `wanted` on a backend; to be sent as one simple Query, so that it takes effect as a whole or
+    not at all."""
+    return "; ".join(move_statements(present, wanted))
+
+
+def move_statements(present: SessionSettings, wanted: SessionSettings) -> list[str]:
+    """The same, statement by statement."""
     statements = []
     surplus = [name for name in present.by_name if name not in wanted.by_name]
     identities_change = any(present.by_name.get(name) != wanted.by_name.get(name) for name in IDENTITIES)
@@ -161,7 +166,7 @@ def move_sql(present: SessionSettings, wanted: SessionSettings) -> str:
             for name, value in changed.items()
         )
         statements.append(f"SELECT {calls}")
-    return "; ".join(statements)
+    return statements
 
 
 def quote_text(value: str) -> str:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import codec_of
-from pgdoorman.backend.settings import DEFAULTS, lower_name, quote_text, sql_bytes
+from pgdoorman.backend.settings import DEFAULTS, lower_name, quote_name, quote_text, sql_bytes
 from pgdoorman.prepared.client_names import ClientNames, Naming
-from pgdoorman.prepared.rewrite import parse_message, query_message
+from pgdoorman.prepared.rewrite import apart_messages, query_message
 from pgdoorman.prepared.statement import new_name
-from pgdoorman.protocol.exchange import BIND, CLOSE, EXECUTE, PARSE, QUERY, Effect, Expected
+from pgdoorman.protocol.codes import SYNC_MESSAGE
+from pgdoorman.protocol.exchange import BIND, CLOSE, EXECUTE, PARSE, QUERY, SYNC, Effect, Expected
 from pgdoorman.protocol.framing import message
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def statements_of(text: bytes) -> list[tuple[int, int]] | None:
 
 class Inserted:
     """A Query with statements of ours in it; an effect of the exchange. `ours` are their numbers among those of the Query,
-    from 1; `places` says behind how many characters of the client's text how many of ours are."""
+    from 1; `places` says behind how many characters of the client's text how many characters of ours are."""
 
     __slots__ = ("also", "entry", "number", "ours", "places")
 
@@ -275,10 +276,12 @@ def complete_query(session: "Session", backend: Backend, query: bytes) -> tuple[
             continue
         if found[1] and backend.status == 0x49 and len(statements) == 1 and not backend.exchange.entries:
             continue  # SET LOCAL outside a block does nothing but warn, which it would not in company
-        addition = b"\n;" + _sql(session, backend, *found)
+        additions = _statements(session, backend, *found)
+        addition = b"\n;" + b";".join(additions)
         pieces += (text[kept:end], addition)
         kept = end
-        ours.add(number + len(ours) + 1)
+        for _ in additions:
+            ours.add(number + len(ours) + 1)
         places.append((len(text[:end].decode("utf-8", "replace")), len(addition.decode("utf-8", "replace"))))
     if not ours:
         return None
@@ -305,15 +308,17 @@ def discarded_all(session: "Session", backend: Backend) -> None:
 
 
 def set_login_values_again(session: "Session", backend: Backend) -> None:
-    """Behind what has been asked so far, of which a ReadyForQuery is kept from the client: that of this Query takes its
-    place."""
-    backend.exchange.ask_query(reveal(session))
-    backend.push(restoring_query(session, backend))
+    """Behind what has been asked so far, of which a ReadyForQuery is kept from the client: that of this segment takes its
+    place. (No Query: that would drop the unnamed statement, which a DISCARD ALL does not.)"""
+    pieces: list[bytes] = []
+    _ask_apart(session, backend, session.startup_settings.by_name, False, pieces)
+    backend.exchange.ask(Expected(SYNC, hidden=True, effect=Revealed(session.names)))
+    backend.push(b"".join(pieces) + SYNC_MESSAGE)
 
 
 def restoring_query(session: "Session", backend: Backend) -> bytes:
     """The Query that goes behind a DISCARD ALL."""
-    return query_message(_sql(session, backend, session.startup_settings.by_name, False))
+    return query_message(b";".join(_statements(session, backend, session.startup_settings.by_name, False)))
 
 
 def reveal(session: "Session") -> Expected:
@@ -324,31 +329,36 @@ def reveal(session: "Session") -> Expected:
 def restore_behind_execute(session: "Session", backend: Backend, statement: bytes, pieces: list[bytes]) -> None:
     """Messages of ours behind the Execute of a statement that resets something."""
     found = what_it_resets(statement, session.startup_settings.by_name)
-    if found is None:
-        return
-    name = new_name()
+    if found is not None:
+        _ask_apart(session, backend, *found, pieces)
+
+
+def _ask_apart(session: "Session", backend: Backend, names: Iterable[str], local: bool, pieces: list[bytes]) -> None:
     ask = backend.exchange.ask
-    ask(Expected(PARSE, hidden=True))
-    ask(Expected(BIND, hidden=True))
-    ask(Expected(EXECUTE, hidden=True))
-    ask(Expected(CLOSE, hidden=True))
-    ask(Expected(CLOSE, hidden=True))
-    pieces += (
-        parse_message(name, _sql(session, backend, *found) + b"\0\0\0"),
-        message(0x42, name + b"\0" + name + b"\0" + b"\0\0" * 3),
-        message(0x45, name + b"\0" + b"\0\0\0\0"),
-        message(0x43, b"P" + name + b"\0"),
-        message(0x43, b"S" + name + b"\0"),
-    )
+    for statement in _statements(session, backend, names, local):
+        for kind in (PARSE, BIND, EXECUTE, CLOSE, CLOSE):
+            ask(Expected(kind, hidden=True))
+        pieces += apart_messages(statement, new_name())
 
 
-def _sql(session: "Session", backend: Backend, names: Iterable[str], local: bool) -> bytes:
-    """What sets these parameters to the values that came with the login."""
+# A SET takes the elements of their values one by one, and may write them down in another way than they came.
+_LISTS_OF_NAMES: Final = frozenset(
+    {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
+)
+
+
+def _statements(session: "Session", backend: Backend, names: Iterable[str], local: bool) -> list[bytes]:
+    """What sets these parameters to the values that came with the login. SETs: a SELECT takes a snapshot, and whoever has one
+    can no longer choose the isolation level of the transaction."""
     login = session.startup_settings.by_name
-    scope = "true" if local else "false"
-    calls = ", ".join(
-        f"pg_catalog.set_config({quote_text(name)}, {quote_text(login[name])}, {scope}) IS NULL"
-        for name in login
-        if name in names
-    )
-    return sql_bytes(f"SELECT {calls}", codec_of(backend))
+    word, flag = ("SET LOCAL", "true") if local else ("SET", "false")
+    chosen = [name for name in login if name in names]
+    found = []
+    for name in chosen:
+        value = login[name]
+        if name not in _LISTS_OF_NAMES:
+            found.append(f"{word} {quote_name(name)} = {quote_text(value)}")
+        else:
+            found.append(f"SELECT pg_catalog.set_config({quote_text(name)}, {quote_text(value)}, {flag}) IS NULL")
+    codec = codec_of(backend)
+    return [sql_bytes(statement, codec) for statement in found]

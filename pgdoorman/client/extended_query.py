@@ -33,18 +33,20 @@ from pgdoorman.prepared.client_names import (
     Doing,
     Naming,
     Preparing,
+    Rewording,
     Taken,
 )
 from pgdoorman.prepared.rewrite import (
     STAND_IN,
     close_message,
+    close_portal_message,
     describe_message,
     guard_name,
     parse_message,
     prepare_message,
 )
 from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
-from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement, absent
+from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement, absent, parameter_count
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.codes import SYNC_MESSAGE
 from pgdoorman.protocol.exchange import (
@@ -115,13 +117,13 @@ def translate(session: "Session", backend: Backend, data: bytes, position: int, 
             stickiness.note_text(session, backend, stickiness.scan(data[position + 5 : end]), data[position:end])
             stickiness.note_calls(session, data[position + 5 : end])
             stickiness.note_loading(session, data[position + 5 : end])
-        exchange.ask(_untouched(data, position))
-        pieces.append(data[position:end])
-        if kind == codes.PARSE:
-            if defaults.has_login_values(session):
-                _note_resetting(session, data, position, end)
+        if kind == codes.PARSE and defaults.has_login_values(session):
+            exchange.ask(_note_resetting(session, data, position, end))
         elif session.names is not None and (session.names.resetting or session.names.at_execute):
-            _watch_resetting(session.names, data, position, end)
+            exchange.ask(_watch_resetting(session.names, data, position, end))
+        else:
+            exchange.ask(_untouched(data, position))
+        pieces.append(data[position:end])
     elif exchange.skipping:
         # The server ignores it, and so it has no consequences: no need to know what it means.
         exchange.ask(A_PARSE)
@@ -150,27 +152,31 @@ def _discarding(names: ClientNames) -> Expected:
     return Expected(SYNC, effect=effect)
 
 
-def _note_resetting(session: "Session", data: bytes, position: int, end: int) -> None:
-    """A Parse that is passed on as it is: does its text reset what came with the login?"""
+def _note_resetting(session: "Session", data: bytes, position: int, end: int) -> Expected:
+    """A Parse that is passed on as it is: does its text reset what came with the login? Returns what is to be expected."""
     name, _, rest = data[position + 5 : end].partition(b"\0")
     text = rest.partition(b"\0")[0]
-    if not name and session.names is not None:
-        session.names.resetting.pop(name, None)
-    if defaults.is_worth_a_look(text):
-        names_of(session).resetting.setdefault(name, text)  # a name that is live is not given to another text
+    resets = defaults.is_worth_a_look(text)
+    if resets or (session.names is not None and name in session.names.resetting):
+        return Expected(PARSE, effect=Rewording(names_of(session), name, text if resets else b""))
+    return A_PARSE
 
 
-def _watch_resetting(names: ClientNames, data: bytes, position: int, end: int) -> None:
-    """A message that was passed on as it is may be the Bind of such a text, or the Close of its name."""
+def _watch_resetting(names: ClientNames, data: bytes, position: int, end: int) -> Expected:
+    """A message that is passed on as it is may be the Bind of such a text, or the Close of its name. Returns what is to be
+    expected."""
     if data[position] == codes.BIND:
         portal, _, rest = data[position + 5 : end].partition(b"\0")
-        text = names.resetting.get(rest.partition(b"\0")[0])
-        if text is None:
-            names.at_execute.pop(portal, None)
-        else:
+        text = names.resetting.find(rest.partition(b"\0")[0], names.segment)
+        if text:
             names.at_execute[portal] = Doing(text, clears=defaults.is_discard_all(text))
+        else:
+            names.at_execute.pop(portal, None)
     elif data[position] == codes.CLOSE and _names_statement(data, position, end):
-        names.resetting.pop(data[position + 6 : end - 1], None)
+        name = data[position + 6 : end - 1]
+        if name in names.resetting:
+            return Expected(CLOSE, effect=Rewording(names, name, b""))
+    return _untouched(data, position)
 
 
 def note_sync(session: "Session") -> None:
@@ -327,7 +333,10 @@ def _plain_segment(
             flags |= parsed.flags
             found.append(STAND_IN)
             kept = end
-        elif session.tracks or (defaults.has_login_values(session) and _may_reset(data, position, end)):
+        elif session.tracks or (
+            defaults.has_login_values(session)
+            and (_may_reset(data, position, end) or (names is not None and names.resetting))
+        ):
             return 0
         position = end
     return 0
@@ -420,14 +429,11 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
     counters.server_parses += 1
     exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
     pieces.append(prepare_message(statement))
-    if name and statement.parameters is None and not _MAY_RETURN_ROWS.match(statement.tail):
-        # A failed block on a backend that lacks it still describes it: the answer has to be known before.
+    if name and statement.parameters is None:
+        # It may be described where it can no longer be parsed: in a failed block on a backend that lacks it, or under another
+        # search_path. The answer has to be known before.
         exchange.ask(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(statement)))
         pieces.append(describe_message(statement.name))
-
-
-# Not worth a Describe: in a failed block that is refused if there are rows.
-_MAY_RETURN_ROWS: Final = re.compile(rb"\s*+(?:select|with|values|table|show|explain|fetch|execute)\b", re.IGNORECASE)
 
 
 def _parse_unnamed(session: "Session", backend: Backend, tail: bytes, message: bytes, pieces: list[bytes]) -> None:
@@ -475,7 +481,8 @@ def _bind(session: "Session", backend: Backend, data: bytes, position: int, end:
         return
     session.counters.binds += 1
     own = data[start:stop]
-    name = _server_name(session, backend, own, pieces, data[position + 5 : start - 1])
+    portal = data[position + 5 : start - 1]
+    name = _server_name(session, backend, own, pieces, portal, data, stop, end)
     if name is None:
         backend.exchange.ask(A_BIND)
         pieces.append(data[position:end])
@@ -514,8 +521,9 @@ def _describe(session: "Session", backend: Backend, data: bytes, position: int, 
         pieces.append(data[position:end])
         return
     own = data[position + 6 : end - 1]
-    name = _server_name(session, backend, own, pieces, describes=True)
-    backend.exchange.ask(A_DESCRIBE_STATEMENT)
+    described = [A_DESCRIBE_STATEMENT]
+    name = _server_name(session, backend, own, pieces, described=described)
+    backend.exchange.ask(described[-1])
     pieces.append(data[position:end] if name is None else b"D" + _pack(6 + len(name)) + b"S" + name + b"\0")
 
 
@@ -556,29 +564,72 @@ def _may_be_in_block(backend: Backend) -> bool:
     return backend.status != codes.IDLE or backend.exchange.awaits_ready
 
 
-def _stand_in(backend: Backend, statement: Statement) -> Statement:
-    """What to bind in a block for a statement that the backend lacks: where the block has failed it cannot be prepared.
+def _may_be_stale(session: "Session", statement: Statement) -> bool:
+    """Whether a text that was good when the client parsed it may have become wrong: under another search_path, or by DDL."""
+    return session.planning_is_private or statement.valid_for != (session.pool.book.generation, session.wanted.planning)
 
-    Raises MustWait if it is not known whether the block has.
+
+def _stand_in(
+    session: "Session",
+    backend: Backend,
+    statement: Statement,
+    own: bytes,
+    pieces: list[bytes],
+    portal: bytes,
+    rest: bytes,
+) -> Statement:
+    """What to bind for a statement that the backend lacks, called `own` by the client; `rest` is the Bind behind the name.
+
+    Where the block has failed the statement cannot be prepared, nor where its text has become wrong: but before the server
+    complains of that, it complains of the wrong number of parameters, of the portal that exists already. So an empty
+    statement with as many parameters is bound instead, or where it is not certain that this is the end of it, before.
+
+    Raises MustWait if it is not known whether the block has failed.
     """
-    if backend.exchange.unsynced or (stand_in := absent(statement)) is None:
-        return statement  # the block may be over by then
-    if backend.exchange.awaits_ready:
+    in_block = _may_be_in_block(backend)
+    stale = _may_be_stale(session, statement)
+    if not (in_block or stale) or (stand_in := absent(statement)) is None:
+        return statement
+    if in_block and backend.exchange.awaits_ready:
         raise MustWait
-    return stand_in if backend.status == codes.FAILED else statement
+    failed = backend.status == codes.FAILED
+    if failed and not backend.exchange.unsynced:
+        return stand_in
+    # What stands before it in its segment may have ended the block.
+    if (failed or stale) and parameter_count(statement) is not None:
+        _ensure(session, backend, stand_in, pieces)
+        backend.exchange.ask(Expected(BIND, hidden=True, effect=Taken(names_of(session), own)))
+        backend.exchange.ask(Expected(CLOSE, hidden=True))
+        body = portal + b"\0" + stand_in.name + rest
+        pieces.append(b"B" + _pack(4 + len(body)) + body + close_portal_message(portal))
+    return statement
 
 
-def _described_alike(backend: Backend, statement: Statement) -> Statement:
-    """What to describe for a statement without rows that the backend lacks: where the block has failed it cannot be prepared,
-    but an empty one can, and has the same description if it has the same parameters.
+def _described_alike(
+    session: "Session", backend: Backend, statement: Statement, pieces: list[bytes], described: list[Expected]
+) -> Statement:
+    """What to describe for a statement that the backend lacks: where the block has failed, or the text has become wrong, it
+    cannot be prepared, but an empty one can, and has the same description if it has the same parameters and the statement
+    no rows. (Where it has, a wrong text is complained of behind the description of the parameters.) What is to be expected is
+    put into `described`, where it is not the plain answer.
 
-    Raises MustWait if it is not known whether the block has.
+    Raises MustWait if it is not known whether the block has failed.
     """
-    if backend.exchange.unsynced or statement.parameters is None:
+    if statement.parameters is None:
         return statement
     if backend.exchange.awaits_ready:
         raise MustWait
-    return Statement(b"\0" + statement.parameters) if backend.status == codes.FAILED else statement
+    stale = _may_be_stale(session, statement)
+    if statement.returns_rows:
+        if stale and backend.status != codes.FAILED:
+            alike = Statement(b"\0" + statement.parameters)
+            _ensure(session, backend, alike, pieces)
+            backend.exchange.ask(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(alike, b"t")))
+            pieces.append(describe_message(alike.name))
+            described.append(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(statement, b"Tn")))
+    elif stale or backend.status == codes.FAILED:
+        return Statement(b"\0" + statement.parameters)
+    return statement
 
 
 def _server_name(
@@ -587,11 +638,15 @@ def _server_name(
     own: bytes,
     pieces: list[bytes],
     portal: bytes | None = None,
+    data: bytes = b"",
+    stop: int = 0,
+    end: int = 0,
     *,
-    describes: bool = False,
+    described: list[Expected] | None = None,
 ) -> bytes | None:
     """The name to use in place of the client's `own`, with what has to be sent before it; None: as it is. `portal` is what the
-    statement is to be bound to, if it is; `describes`: it is to be described."""
+    statement is to be bound to, if it is, by a Bind of which `data[stop:end]` stands behind the names; `described`, if it is to
+    be described, gets what is to be expected, where that is not the plain answer."""
     names = names_of(session)
     statement = names.find(own)
     if portal is not None and names.at_execute:
@@ -620,10 +675,10 @@ def _server_name(
         return None
     if names.clearing and (not own or statement in backend.names):
         statement = Statement(statement.tail)  # it may be gone when this is read
-    if portal is not None and statement not in backend.names and _may_be_in_block(backend):
-        statement = _stand_in(backend, statement)
-    if describes and statement.parameters and statement not in backend.names:
-        statement = _described_alike(backend, statement)
+    if portal is not None and backend.names.lacks(statement, names.segment):
+        statement = _stand_in(session, backend, statement, own, pieces, portal, data[stop:end])
+    if described is not None and backend.names.lacks(statement, names.segment):
+        statement = _described_alike(session, backend, statement, pieces, described)
     _ensure(session, backend, statement, pieces)
     return statement.name
 

@@ -418,6 +418,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             elif head.kind > 1:
                 if hidden and isinstance(head.effect, Describing):
                     head.effect.heard(kind, data[position + 5 : end])
+                    passed = kind in head.effect.shows
                 if exchange.completes(kind):
                     exchange.complete()
                     if head.reply:

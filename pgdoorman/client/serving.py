@@ -585,7 +585,7 @@ def _begin_call(session: "Session", message: bytes) -> None:
 
 def _complete(session: "Session", backend: Backend, query: bytes) -> tuple[bytes, defaults.Inserted | None, bytes]:
     """A Query that may reset what came with the login: the Query to send, what was put into it, and what to send behind it."""
-    if length_at(query, 1)[0] != len(query) - 1 or not defaults.is_worth_a_look(query):
+    if length_at(query, 1)[0] != len(query) - 1 or not defaults.is_worth_a_look(query[5:]):
         return query, None, b""
     if defaults.is_discard_all(query[5:-1]):
         return query, None, defaults.restoring_query(session, backend)

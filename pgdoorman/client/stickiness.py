@@ -25,6 +25,7 @@ from pgdoorman.backend.settings import (
     harmful_of_audit,
     hidden_harm_of_audit,
     move_sql,
+    move_statements,
     pins_of_audit,
     settings_of,
     settings_of_audit,
@@ -465,7 +466,7 @@ def restore_defaults(session: "Session", backend: Backend) -> None:
         if error is not None or wanted is found or session.held & GONE:
             done(backend, rows, error)
         else:
-            Inquiry(backend, move_sql(found, wanted), timeout, done)
+            Inquiry(backend, move_statements(found, wanted), timeout, done)
 
     def done(backend: Backend, _rows: Rows, error: PgDoormanError | None) -> None:
         if session.held & GONE:
@@ -476,7 +477,8 @@ def restore_defaults(session: "Session", backend: Backend) -> None:
             session.sync_told(backend)
             session.release_hold(CARE)
 
-    Inquiry(backend, audit_sql(custom), timeout, audited)
+    # (As lists: the client's unnamed statement is the server's own here, and must not go.)
+    Inquiry(backend, [audit_sql(custom)], timeout, audited)
 
 
 # When a lease begins.

@@ -49,6 +49,15 @@ class BackendNames:
             raise MustWait
         return True
 
+    def lacks(self, statement: Statement, segment: int = 0) -> bool:
+        """Whether a message in this segment may only refer to it behind a Parse of ours. Raises MustWait as `has` does."""
+        if statement in self.known:
+            return False
+        sent_in = self._pending.get(statement)
+        if sent_in is not None and sent_in != segment:
+            raise MustWait
+        return sent_in is None
+
     def sent(self, statement: Statement, segment: int = 0) -> None:
         """A Parse under its name is on the way, in this segment of the client's."""
         self._pending[statement] = segment

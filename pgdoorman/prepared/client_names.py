@@ -129,6 +129,76 @@ class Doing:
     clears: bool = False
 
 
+class ResettingTexts:
+    """In session pooling, where the client's names are the server's: those that stand for a text that resets what came with the
+    login. As with the names themselves, what is not yet answered counts until it turns out to be nothing."""
+
+    __slots__ = ("_pending", "_texts")
+
+    def __init__(self) -> None:
+        self._texts: dict[bytes, bytes] = {}
+        self._pending: dict[bytes, list[Rewording]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._texts or self._pending)
+
+    def __contains__(self, name: bytes) -> bool:
+        """Whether the name stands for such a text, or may."""
+        return name in self._texts or name in self._pending
+
+    def find(self, name: bytes, segment: int) -> bytes:
+        """The text that the name stands for in this segment; empty if it resets nothing. Raises MustWait if that depends on an
+        earlier segment that is still unanswered."""
+        pending = self._pending.get(name)
+        if pending is None:
+            return self._texts.get(name, b"")
+        if pending[-1].segment != segment:
+            raise MustWait
+        return pending[-1].text
+
+    def pend(self, rewording: "Rewording") -> None:
+        """Note a change whose answer is outstanding."""
+        self._pending.setdefault(rewording.name, []).append(rewording)
+
+    def settle(self, rewording: "Rewording", *, made: bool) -> None:
+        """The answer came."""
+        name = rewording.name
+        pending = self._pending[name]
+        pending.remove(rewording)
+        if not pending:
+            del self._pending[name]
+        if not made:
+            return
+        if rewording.text:
+            self._texts[name] = rewording.text
+        else:
+            self._texts.pop(name, None)
+
+
+class Rewording:
+    """A pending Parse (of a text that resets something, or of another: `text` is empty) or Close; an effect of the exchange."""
+
+    __slots__ = ("name", "segment", "text", "texts")
+
+    def __init__(self, names: "ClientNames", name: bytes, text: bytes) -> None:
+        self.texts = texts = names.resetting
+        self.segment = names.segment
+        self.name = name
+        self.text = text
+        texts.pend(self)
+
+    def happened(self) -> None:
+        self.texts.settle(self, made=True)
+
+    def failed(self) -> None:
+        if not self.name:
+            self.text = b""  # a Parse of the unnamed statement drops the old one even if it fails
+        self.texts.settle(self, made=not self.name)
+
+    def skipped(self) -> None:
+        self.texts.settle(self, made=False)
+
+
 class Taken:
     """A Parse that is to be refused, since its name is live, or a Bind, since the block has failed; an effect of the exchange.
     The refusal speaks of `TAKEN`, or of an absent statement."""
@@ -170,23 +240,27 @@ class Preparing:
 
 
 class Describing:
-    """A Describe of ours, of a statement just parsed; an effect of the exchange."""
+    """A Describe of ours, of a statement just parsed; an effect of the exchange. `shows`: the types of its answers that the
+    client is to see."""
 
-    __slots__ = ("parameters", "statement")
+    __slots__ = ("parameters", "returns_rows", "shows", "statement")
 
-    def __init__(self, statement: Statement) -> None:
+    def __init__(self, statement: Statement, shows: bytes = b"") -> None:
         self.statement = statement
+        self.shows = shows
         self.parameters = b""
+        self.returns_rows = False
 
     def heard(self, kind: int, body: bytes) -> None:
         """A part of the answer, without its header."""
         if kind == codes.PARAMETER_DESCRIPTION:
             self.parameters = body
         elif kind == codes.ROW_DESCRIPTION:
-            self.parameters = b""
+            self.returns_rows = True
 
     def happened(self) -> None:
         self.statement.parameters = self.parameters
+        self.statement.returns_rows = self.returns_rows
 
     def failed(self) -> None:
         """It stays unknown."""
@@ -231,8 +305,7 @@ class ClientNames:
         self.discarding: Effect | None = None  # of the Sync to come: the segment has a DISCARD ALL
         self.held_up = False  # until what came with the login is set again, behind a DISCARD ALL
         self.clearing = 0  # how often all statements of the backend are about to go
-        # In session pooling: texts that reset what came with the login, by the client's name.
-        self.resetting: dict[bytes, bytes] = {}
+        self.resetting = ResettingTexts()
         self.taken = b""  # the name that a Parse was refused for last
         self.segment = 0
         # DEALLOCATE or EXECUTE, with the statement that it speaks of: the same under the server's name for that.

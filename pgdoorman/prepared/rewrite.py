@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.statement import PREFIX, Statement
-from pgdoorman.protocol.framing import UINT32
+from pgdoorman.protocol import codes
+from pgdoorman.protocol.framing import UINT32, message
 
 _pack = UINT32.pack
 
@@ -37,9 +38,27 @@ def close_message(name: bytes) -> bytes:
     return b"C" + _pack(6 + len(name)) + b"S" + name + b"\0"
 
 
+def close_portal_message(name: bytes) -> bytes:
+    """Close of a portal."""
+    return b"C" + _pack(6 + len(name)) + b"P" + name + b"\0"
+
+
 def query_message(sql: bytes) -> bytes:
     """A simple Query."""
     return b"Q" + _pack(5 + len(sql)) + sql + b"\0"
+
+
+def apart_messages(sql: bytes, name: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Parse, Bind, Execute and two Closes: one statement run under a name that nobody else has, so that the unnamed statement
+    and the unnamed portal stay as they are. No Sync."""
+    end = name + b"\0"
+    return (
+        parse_message(name, sql + b"\0\0\0"),
+        message(codes.BIND, end + end + b"\0\0" * 3),
+        message(codes.EXECUTE, end + b"\0\0\0\0"),
+        close_portal_message(name),
+        close_message(name),
+    )
 
 
 def guard_name(name: bytes) -> bytes:

@@ -43,7 +43,7 @@ def new_name() -> bytes:
 class Statement:
     """One shared statement. `tail` is the Parse message behind its statement name: text, NUL, parameter types."""
 
-    __slots__ = ("__weakref__", "calls", "flags", "name", "parameters", "tail", "uses")
+    __slots__ = ("__weakref__", "calls", "flags", "name", "parameters", "returns_rows", "tail", "uses", "valid_for")
 
     def __init__(self, tail: bytes, name: bytes = b"") -> None:
         self.name = name or new_name()
@@ -58,8 +58,11 @@ class Statement:
             self.flags |= LOADS
         self.calls = frozenset(names_called(text))
         self.uses = 0
-        # The body of its ParameterDescription, if it returns no rows; empty: it does; None: not known.
+        # The body of its ParameterDescription, and whether a RowDescription follows that; None: not known.
         self.parameters: bytes | None = None
+        self.returns_rows = True
+        # The generation and the settings under which its text was last found good; None: it is not known.
+        self.valid_for: tuple[int, Hashable] | None = None
 
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()} {self.text[:60]!r}>"
@@ -82,12 +85,41 @@ def absent(statement: Statement) -> Statement | None:
     is refused for the reason that comes first, as a Bind of the other is. None if that may be allowed there."""
     if _ALLOWED_IN_FAILED.match(statement.tail):
         return None
-    text = statement.text
-    declared = int.from_bytes(statement.tail[len(text) + 1 : len(text) + 3])
-    count_ = max([declared, *(int(number) for number in _PARAMETER.findall(text))])
+    count_ = parameter_count(statement)
+    if count_ is None:
+        count_ = max([_declared(statement), *(int(number) for number in _PARAMETER.findall(statement.text))])
     if count_ > MOST_ABSENT:
         return None
     return _ABSENT[count_]
+
+
+def _declared(statement: Statement) -> int:
+    """How many types of parameters its Parse has."""
+    behind = statement.tail.index(0) + 1
+    return int.from_bytes(statement.tail[behind : behind + 2])
+
+
+def parameter_count(statement: Statement) -> int | None:
+    """How many parameters a good text has; None if that cannot be said for certain from its bytes."""
+    if len(statement.tail) > LARGEST_COUNTED:
+        return None
+    found = _declared(statement)
+    for lexeme in _LEXEMES.finditer(statement.text):
+        if lexeme.lastgroup == "number":
+            found = max(found, int(lexeme.group()[1:]))
+        elif lexeme.lastgroup == "unclear":
+            return None
+    return found
+
+
+LARGEST_COUNTED = 8192
+
+# Comments, literals (with a backslash in them only where it is known to be an escape), quoted and plain names, parameters.
+_LEXEMES = re.compile(
+    rb"--[^\n\r]*+|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/|[eE]'(?:[^'\\]|''|\\.)*+'|'(?:[^'\\]|'')*+'|\"(?:[^\"]|\"\")*+\""
+    rb"|[A-Za-z_\x80-\xff][\w$\x80-\xff]*+|(?P<number>\$\d{1,5}+(?!\d))|(?P<unclear>['\"$]|/\*)",
+    re.DOTALL,
+)
 
 
 _ALLOWED_IN_FAILED = re.compile(rb"(?:\s|;|--|/\*)*+(?:\0|commit|rollback|end|abort|prepare)", re.IGNORECASE)
@@ -126,6 +158,7 @@ class StatementBook:
             statement = self._statements.get(key)
             if statement is None:
                 statement = self._statements[key] = self._wake_locked(key) or Statement(tail)
+                statement.valid_for = (self.generation, settings)
                 if len(self._statements) > self._limit:
                     self._statements.popitem(last=False)
                     self.evictions += 1

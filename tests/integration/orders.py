@@ -1744,6 +1744,14 @@ RESETS = (
     ),
 )
 
+_LEVEL = "show transaction_isolation"
+
+
+def _crowd(client: int, number: int) -> Turn:
+    """So many statements that none of before stays on a backend with a tiny cache."""
+    return t(client, *((*shot(f"n{number}.{other}", f"select {number} + {other}"), S()) for other in range(4)))
+
+
 HUNTED = (
     one("a name that is no text", (P(b"\xff", "select 1"), S()), (P(b"\xc3\xa4", FEW), S(), *run("\u00e4"), S())),
     one("a failed block, a name that is no text", (Q("begin"), Q("selec"), P(b"\xff", "select 1"), S(), Q("rollback"))),
@@ -1781,6 +1789,107 @@ HUNTED = (
         t(0, (Q("begin"), Q("select 1/0"))),
         t(0, *((describe_statement(name), S()) for name in "abcd"), (Q("rollback"), *run("b"), S())),
         t(0, (Q("begin"), Q("selec"), describe_statement("a"), S(), describe_statement("b"), S(), Q("rollback"))),
+    ),
+    several(
+        "binds in a failed block of what the backend lacks, in the middle of a segment",
+        t(
+            0,
+            (
+                P("a", ADD),
+                P("b", FEW),
+                P("w", "insert into c0.t (id) values ($1)"),
+                P("r", "rollback"),
+                P("e", ""),
+                S(),
+            ),
+        ),
+        *(
+            turn
+            for number, step in enumerate(
+                (
+                    (P("x1", "commit"), B("", "b", ["1"]), E(), S()),
+                    (P("x2", "commit"), B("", "b"), E(), S()),
+                    (B("", "e"), E(), B("", "b", ["1"]), E(), S()),
+                    (B("", "e"), E(), B("", "b"), E(), S()),
+                    (B("", "e"), E(), describe_statement("w"), B("", "a", ["1"]), S()),
+                    (B("p", "e"), E("p"), B("p", "a", ["1", "2"]), S()),
+                    (*run("r"), *run("b"), describe_statement("w"), *run("a", "1", "2"), S()),
+                    (*run("r"), B("", "b", ["1"]), E(), S()),
+                    (B("p", "r"), E("p"), B("p", "b"), E("p"), S()),
+                    (Q("select 1"), P("x3", "commit"), B("", "a"), E(), S()),
+                )
+            )
+            for turn in (_crowd(1, number), t(0, (Q("begin"), Q("selec")), step, (Q("rollback"),)))
+        ),
+    ),
+    several(
+        "texts that another search_path makes wrong",
+        t(0, (P("a", "select n from numbers where n > $1"), P("w", "insert into numbers values ($1)"), S())),
+        t(0, (P("l", "select n, '$9' as \"$9\" /* $9 */ from numbers where n > $1 -- $9"), S())),
+        t(0, (Q("set search_path = c0"),)),
+        *(
+            turn
+            for number, step in enumerate(
+                (
+                    (B("", "a"), S(), B("", "a", ["17"]), S()),
+                    (describe_statement("a"), S()),
+                    (describe_statement("w"), B("", "w"), S()),
+                    (describe_statement("w"), B("", "w", ["1"]), S()),
+                    (P("", "select 1"), B("p", ""), B("p", "a", ["17"]), S()),
+                    (B("", "l"), S(), B("", "l", ["17"]), S()),
+                    (Q("begin"), B("", "a"), S(), B("", "a", ["17"]), S(), Q("rollback")),
+                    (Q("set search_path = public"), *run("a", "17"), *run("l", "17"), S()),
+                )
+            )
+            for turn in (_crowd(1, number), t(0, step))
+        ),
+    ),
+    several(
+        "texts that a DROP makes wrong",
+        t(0, (Q("create table c0.x (i int)"), P("a", "select i from c0.x where i = $1"), S())),
+        t(0, (P("w", "delete from c0.x where i = $1"), S(), Q("drop table c0.x"))),
+        _crowd(1, 0),
+        t(0, (B("", "a"), S(), B("", "a", ["1"]), S(), describe_statement("a"), S())),
+        t(0, (B("", "w"), S(), describe_statement("w"), S())),
+    ),
+    after_login(
+        "a name that resets, skipped, given to another text",
+        (Q("set timezone = 'Asia/Dubai'"),),
+        (E("none"), P("a", "set timezone to default"), S(), P("a", "select 1"), *run("a"), S(), Q("show timezone")),
+        (Q("deallocate a"), P("a", "reset timezone"), S(), Q("deallocate a"), P("a", FEW), S(), *run("a"), S()),
+        (P("b", "reset timezone"), S(), E("none"), close_statement("b"), S(), *run("b"), S(), Q("show timezone")),
+        (Q("set timezone = 'Asia/Dubai'"), P("", "reset timezone"), S(), P("", "selec"), S(), B(), E(), S()),
+        (P("", "reset timezone"), S(), E("none"), P("", "select 1"), S(), B(), E(), S(), Q("show timezone")),
+    ),
+    after_login(
+        "the unnamed statement outlives resets",
+        *(
+            step
+            for text in ("reset all", "discard sequences", "discard plans", "set timezone to default", "discard all")
+            for step in (
+                (P("", FEW), P("r", text), S(), *run("r"), S(), *run(""), S(), close_statement("r"), S()),
+                (P("", text), S(), *run(""), S(), *run(""), S(), Q("select 1")),
+            )
+        ),
+    ),
+    Order(
+        "a reset, then the isolation level",
+        tuple(
+            t(0, step)
+            for text in ("reset timezone", "reset all", "set work_mem to default")
+            for step in (
+                (*shot("", text), *shot("", "set transaction isolation level serializable"), *shot("", _LEVEL), S()),
+                (Q(f"{text}; set transaction isolation level serializable; {_LEVEL}"),),
+                (Q("begin"), Q(text), Q("set transaction isolation level serializable"), Q(_LEVEL), Q("rollback")),
+            )
+        ),
+        logins=({"TimeZone": "Asia/Tokyo", "options": "-c work_mem=7MB"},),
+    ),
+    Order(
+        "search paths that came with the login",
+        tuple(t(client, (Q("set search_path = c1"), Q("reset all"), Q("show search_path"))) for client in range(4)),
+        4,
+        logins=tuple({"options": f"-c search_path={path}"} for path in ("c0,public", "c0,\\ public", "user", '""')),
     ),
 )
 

@@ -5,7 +5,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from pgdoorman.prepared.statement import PREFIX, Statement, StatementBook, new_name
+from pgdoorman.prepared.statement import PREFIX, Statement, StatementBook, absent, new_name, parameter_count
 
 SETTINGS = frozenset({("datestyle", "German")})
 
@@ -21,6 +21,32 @@ def test_a_statement_knows_its_text() -> None:
     assert statement.name.startswith(PREFIX)
     assert "select $1" in repr(statement)
     assert Statement(tail(b"")).text == b""
+
+
+PARAMETERS = {
+    b"select 1": 0,
+    b"select $1 + $2, $10": 10,
+    b"select '$3', \"$4\", E'\\'$5', $1 -- $6\n, /* $7 */ $2": 2,
+    b"select a$3, U&'$4', x'$5', 'it''s $6'": 0,
+    b"select '\\$3', $1": None,  # an escape or not: that depends on a setting
+    b"select $$ $3 $$, $1": None,
+    b"select $x$ $3 $x$": None,
+    b"select /* /* $3 */ $4 */ $1": None,
+    b"select '$3": None,
+    b"select $1" + b" " * 9000: None,
+}
+
+
+@pytest.mark.parametrize("text", PARAMETERS)
+def test_parameters_are_counted_where_that_is_certain(text: bytes) -> None:
+    assert parameter_count(Statement(tail(text))) == PARAMETERS[text]
+
+
+def test_declared_parameters_count() -> None:
+    assert parameter_count(Statement(tail(b"select $1", 23, 25, 0))) == 3
+    stand_in = absent(Statement(tail(b"select $1", 23, 25, 0)))
+    assert stand_in is not None
+    assert parameter_count(stand_in) == 3
 
 
 def test_names_are_never_used_twice_not_even_among_threads() -> None:
