@@ -21,7 +21,7 @@ from pgdoorman.prepared.scan import SET_LOCAL, SETS, scan
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.codes import BIND, PARSE, SYNC_MESSAGE
 from pgdoorman.protocol.exchange import A_QUERY, A_SEGMENT, A_STANDING_IN_SEGMENT
-from pgdoorman.protocol.framing import LARGEST_MESSAGE, LARGEST_SMALL_MESSAGE, length_at, message, table_of
+from pgdoorman.protocol.framing import LARGEST_MESSAGE, LARGEST_SMALL_MESSAGE, end_of_run, length_at, message, table_of
 from pgdoorman.protocol.results import command_complete, ready_for_query
 from pgdoorman.transport.sockets import DONT_WAIT
 
@@ -408,6 +408,17 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
     if session.passing:
         position = min(session.passing, total)
         session.passing -= position
+        if total - position >= 5 and data[position] == codes.COPY_DATA and not session.release_due:
+            length = length_at(data, position + 1)[0]
+            end = position + 1 + length
+            if _is_valid(session, codes.COPY_DATA, length):
+                end = _end_of_copy_data(session, data, end)
+                if end >= total:
+                    # The middle of a COPY: it goes on as it came, without two copies of it.
+                    exchange.mark_copy_data()
+                    session.passing = end - total
+                    _send(session, backend, [data])
+                    return
         pieces.append(data[:position])
     while total - position >= 5:
         kind = data[position]
@@ -435,9 +446,12 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
                     exchange.mark_copy_end()
                     pieces.append(data[position:end])
                 else:
-                    end = _copy_data_span(data, position, total)
+                    end = _end_of_copy_data(session, data, end)
                     exchange.mark_copy_data()
                     pieces.append(data[position:end])
+                    if end > total:
+                        session.passing = end - total
+                        end = total
             elif kind == codes.FUNCTION_CALL:
                 _begin_call(session, data[position : position + 9])
                 exchange.ask_query(A_QUERY)
@@ -474,15 +488,16 @@ def _backlog(session: "Session", backend: Backend) -> None:
         session.hold(BACKLOGGED)
 
 
-def _copy_data_span(data: bytes, position: int, total: int) -> int:
-    """The end of the run of whole CopyData messages at `position`: they are passed on as one piece."""
-    end = position + 1 + length_at(data, position + 1)[0]
-    while total - end >= 5 and data[end] == codes.COPY_DATA:
-        length = length_at(data, end + 1)[0]
-        if length < 4 or end + 1 + length > total:
-            break
-        end += 1 + length
-    return end
+def _end_of_copy_data(session: "Session", data: bytes, end: int) -> int:
+    """Where the run of CopyData messages ends whose first ends at `end`: they are passed on as one piece, the
+    last one as far as it has come. The first one's length has been looked at."""
+    last = end_of_run(data, codes.COPY_DATA, end)
+    if last - end <= min(LARGEST_MESSAGE, session.pool.settings.max_message_size):
+        return last
+    start = end
+    while end < last:  # the last is large: up to it, so that its length is looked at too
+        start, end = end, end + 1 + length_at(data, end + 1)[0]
+    return start
 
 
 def _begin_partial(
