@@ -23,7 +23,7 @@ from pgdoorman.logs.writer import Logs, set_up
 from pgdoorman.runtime.process import Birth, PidFile, PidFileTaken, detach
 from pgdoorman.runtime.systemd import adopt_listeners, take_listeners
 from pgdoorman.transport.listen import CannotListenLocally
-from pgdoorman.upgrade.successor import SuccessorPlan, is_successor, say_ready
+from pgdoorman.upgrade.successor import SuccessorPlan, is_successor, say_ready, take_channel
 
 PROGRAM = (sys.executable, "-X", "gil=0", "-m", "pgdoorman")
 """How a process like this one is started. Not the script that was typed: that may be anywhere, this finds what is installed
@@ -151,6 +151,9 @@ def _serve(
     if is_successor():
         if pid_file is not None:
             _take_over(pid_file)
+        channel = take_channel()
+        if channel is not None:
+            house.receive_clients(channel)
         say_ready()
     house.wait()
     return 0

@@ -141,9 +141,11 @@ def _serve_unleased(session: "Session", data: bytes) -> None:
             return
         position = end
         if session.dismissed is not None:
+            session.input = data[position:]  # if it goes on in another process, this goes with it
             session.dismiss(session.dismissed)
             if session.held & GONE:
                 return
+            session.input = b""
     session.input = data[position:]
 
 
@@ -240,9 +242,11 @@ def refuse(session: "Session", reason: PgDoormanError) -> None:
     else:
         session.skipping = True
     if session.dismissed is not None:
+        session.input = data
         session.dismiss(session.dismissed)
         if session.held & GONE:
             return
+        session.input = b""
     if not session.reading:
         session.listen_again()
     if data:

@@ -9,6 +9,7 @@ its backend says in `relay`; here are the first look at what comes, the lease, a
                                         refused       the client leaves: `farewell` takes the backend
 """
 
+import errno
 import logging
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
@@ -261,7 +262,8 @@ class Session(ClientStream):
             self.backend = backend
             self.lease_number += 1
             self.lease_reported = backend.reported
-        self.tell(greeting)
+        if greeting:
+            self.tell(greeting)
         if rest:
             serving.serve(self, rest)
         self.refresh()
@@ -775,6 +777,9 @@ class Session(ClientStream):
         if reason is FOLLOW:
             self.follow()
             return
+        if isinstance(reason, Departure):
+            self._depart(reason)
+            return
         if self._is_elsewhere(partial(self.dismiss, reason)) or self.held & GONE:
             return
         self.dismissed = reason
@@ -794,6 +799,64 @@ class Session(ClientStream):
             return  # asked again when it has taken that: what is unsent when we close is lost
         self._tell_error(error_message(reason, "FATAL"))
         self._end()
+
+    def _depart(self, reason: "Departure") -> None:
+        """Leave for another process: now if nothing is in the way, else behind the present transaction."""
+        if self.held & GONE or self.tls:
+            return
+        if not self.worker.is_current:
+            self.worker.post(partial(self.dismiss, reason))
+            return
+        if self.held & WAITING and not self._leave_line(reason):
+            return
+        self.dismissed = reason
+        self.fast = 0
+        if self._may_depart:
+            reason.take(self)
+
+    @property
+    def _may_depart(self) -> bool:
+        """Whether the record and the socket are all that there is of us."""
+        names = self.names
+        return not (
+            self.held & ~WAITING
+            or self.backend is not None
+            or self.out
+            or self.hearing is not None
+            or (names is not None and (names.held_up or not names.is_settled))
+        )
+
+    def _leave_line(self, reason: "Departure") -> bool:
+        """Wait no longer, and take along what was to be asked. False if we cannot leave yet: it is noted, or asked again."""
+        ours = False
+
+        def look() -> bool:
+            nonlocal ours
+            ours = self.worker.is_current
+            if ours:
+                self.dismissed = reason
+                self.waits_plainly = 0
+            return ours and self._may_depart
+
+        if self.ledger.while_waiting(self, look):
+            self.held &= ~WAITING
+            return True
+        if not ours:
+            # A grant or a refusal is on its way, or somebody has taken us along.
+            self.worker.post(partial(self.dismiss, reason))
+        return False
+
+    def detach(self) -> Any:
+        """Be over without a word, and leave the connection, which goes on without us, to the caller. Returns the socket."""
+        self.held |= GONE
+        self.fast = 0
+        self.stop_gathering()
+        self.worker.load -= 1
+        self.worker.unwatch(self.fd)
+        # An event that was collected before is not to find anything: what comes now is for somebody else.
+        self.recv = self.send = _taken_away
+        self.input = b""
+        return self.sock
 
     def dismiss_later(self, reason: PgDoormanError) -> None:
         """Send the client away when its present transaction is over, or its next one if it is in none."""
@@ -857,6 +920,18 @@ class Session(ClientStream):
         """Nobody waits for what the backend still does."""
         if backend.process_id:
             submit(backend, self.worker, self.services.helpers, self.pool.settings, asked=monotonic())
+
+
+class Departure(ShuttingDown):
+    """Stands in `dismissed` for a client that is to go over to another process as soon as it can."""
+
+    def take(self, session: Session) -> None:
+        """It can. On its worker's thread; the session is over then."""
+        raise NotImplementedError
+
+
+def _taken_away(*_: Any) -> Any:
+    raise OSError(errno.EBADF, "the connection belongs to another process")
 
 
 # Stands in `dismissed` for a client that is to follow its pool when it is no longer busy. Every place that has to look

@@ -602,9 +602,10 @@ def _moved(session: "Session", backend: Backend, wanted: SessionSettings, error:
     # A value that can no longer be set (a dropped role): the client is told once, at this statement, and goes on
     # without what could not be set.
     session.wanted = _without_culprit(wanted, str(error), session.startup_settings)
-    session.give_back(backend, monotonic())
     session.input = data
-    session.refuse(error)
+    session.give_back(backend, monotonic())
+    if not session.held & GONE:  # it may have gone over to another process, with what it asked
+        session.refuse(error)
 
 
 def _without_culprit(settings: SessionSettings, complaint: str, startup: SessionSettings) -> SessionSettings:

@@ -24,6 +24,7 @@ from pgdoorman.client.budget import Budget
 from pgdoorman.client.cancel_keys import CancelKeys
 from pgdoorman.client.limits import enforce, passed_limit
 from pgdoorman.client.listening import begin_listening
+from pgdoorman.client.moving import Removal
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
 from pgdoorman.config.changes import compare, in_force
@@ -63,6 +64,8 @@ from pgdoorman.transport.listen import (
 )
 from pgdoorman.transport.peer import peer_of
 from pgdoorman.transport.sockets import SocketOptions, apply_inherited, set_buffers
+from pgdoorman.upgrade.channel import Channel
+from pgdoorman.upgrade.handover import Receiver, Sender
 from pgdoorman.upgrade.successor import SuccessorPlan, is_successor, sockets_are_lent
 from pgdoorman.web.routes import Routes
 from pgdoorman.web.server import WebServer
@@ -80,6 +83,10 @@ WEB_BACKLOG = 64
 SERVICE_TICK = 0.5  # seconds between looks at the watchdog
 LAST_STEPS = 15.0  # seconds that closing may take once nobody is waited for any more
 CANCEL_TIMEOUT = 5.0  # seconds that a predecessor has to take a cancel request
+HELLO_TIMEOUT = (
+    1.0  # seconds that a successor has to say that it takes clients over: it has said so before it was ready
+)
+LAST_WORDS = 5.0  # seconds that clients on their way to a successor may take when this process ends
 READY_TIMEOUT = 60.0  # seconds that a successor has to get ready
 LOGIN_NICE = 5  # key derivations stand back behind queries: a third of a processor's time where both want all of it
 DESCRIPTORS_KEPT = 64  # for files, pipes and eventfds beside clients and backends
@@ -154,6 +161,8 @@ class Doorman:
         self._web_listeners: list[socket.socket] = []
         self._cancel_listener: socket.socket | None = None
         self._predecessor = os.getppid() if is_successor() else 0
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
         if self._predecessor:
             self.desk.pass_cancel_on = self._pass_cancel_on
         self._lent = False
@@ -545,8 +554,9 @@ class Doorman:
     # Upgrading.
 
     def upgrade(self, done: Callable[[], object] = lambda: None) -> None:
-        """Start a new process, give it our listening sockets, serve those clients that we have until they leave. Blocks
-        until the new process is ready; `done` is called then, before this one begins to end.
+        """Start a new process, give it our listening sockets and, each at the end of its transaction, our clients; serve
+        those that cannot go until they leave. Blocks until the new process is ready; `done` is called then, before this one
+        begins to end.
 
         Raises HandoverError; then everything is as before.
         """
@@ -557,11 +567,25 @@ class Doorman:
             self.upgrading = True
             successor.wait_checked(READY_TIMEOUT)
             own = [door.listener for door in self.doors if door.listener is not self._operators_listener]
-            process = successor.wait_started(
-                [*own, *self._web_listeners], lent=self._lent and bool(self._given), patience=READY_TIMEOUT
-            )
+            try:
+                ours, theirs = socket.socketpair()
+            except OSError as error:
+                raise HandoverError(f"there is no way for clients: {error.strerror}") from error
+            try:
+                process = successor.wait_started(
+                    [*own, *self._web_listeners],
+                    lent=self._lent and bool(self._given),
+                    patience=READY_TIMEOUT,
+                    clients=theirs,
+                )
+            except HandoverError:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
             self._succeeded = True
             self._leave_doors_to(process)
+            self._open_way_for_clients(Channel(ours))
             done()
             self.shut_down(ShutdownMode.GRACEFUL)
         except HandoverError as error:
@@ -600,6 +624,26 @@ class Doorman:
         web, self._web = self._web, None
         if web is not None:
             web.stop()
+
+    def _open_way_for_clients(self, channel: Channel) -> None:
+        try:
+            channel.wait_hello(HELLO_TIMEOUT)
+        except HandoverError as error:
+            log.warning("clients are not handed over, they will have to come again: %s", error.message)
+            channel.close()
+            return
+        self._sender = Sender(channel, self._way_is_blocked)
+        self._sender.start()
+
+    def _way_is_blocked(self) -> None:
+        """The successor is gone: what remains leaves as at any other stop."""
+        self.desk.stop_handing_over()
+        self.desk.dismiss_all()
+
+    def receive_clients(self, sock: socket.socket) -> None:
+        """Take over the clients that the predecessor sends by this socket. To be called when the doors are open."""
+        self._receiver = Receiver(Channel(sock), self.desk.take_over)
+        self._receiver.start()
 
     def _pass_cancel_on(self, request: CancelRequest, done: Callable[[], Any]) -> None:
         """A cancel request with a key that is none of ours: one of the process before us, perhaps."""
@@ -653,6 +697,13 @@ class Doorman:
         """New clients are refused from now on, and those present leave at the end of their transaction."""
         self._closing_at = float("inf")
         self.desk.closed = True
+        sender = self._sender
+        if sender is not None:
+            log.info("clients are handed over at the end of their transactions")
+            self.desk.hand_over_all(Removal(sender.pass_on, self.desk.session_moved, "gone to another process"))
+            for pool in self.registry.all():
+                pool.run_down()
+            return
         log.info("new clients are refused, transactions may finish")
         if self._mode is ShutdownMode.GRACEFUL:
             self.desk.dismiss_all(idle_too=self.general.shutdown_idle_clients is IdleAtStop.DISMISS)
@@ -670,8 +721,18 @@ class Doorman:
             if not busy:
                 self._ended.set()
             return
-        if not self.desk.sessions or now >= self._deadline:
+        if self._nobody_is_left or now >= self._deadline:
             self._ended.set()
+
+    @property
+    def _nobody_is_left(self) -> bool:
+        if self.desk.sessions:
+            return False
+        sender, receiver = self._sender, self._receiver
+        if sender is None:
+            return True
+        # Those that still come in are sent on; and so are those that our own predecessor has yet to send.
+        return sender.is_idle and self.desk.is_empty and (receiver is None or not receiver.is_alive())
 
     def close(self) -> None:
         """Stop everything that was started. Idempotent."""
@@ -682,6 +743,9 @@ class Doorman:
             door.close()
         self.doors.clear()
         self._janitor.stop()
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.close()
         self.desk.expel_all()
         for console in list(self.desk.consoles.values()):
             console.worker.post(console.close)
@@ -693,6 +757,9 @@ class Doorman:
         for worker in (*self.serving, *self.logins):
             if worker.is_alive():
                 worker.join(5.0)
+        if self._sender is not None:
+            self._sender.close(LAST_WORDS)
+            log.info("%d clients were handed over", self._sender.sent)
         self.lookups.close()
         self.helpers.close()
         self.login_helpers.close()

@@ -5,6 +5,7 @@ import os
 import pwd
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -16,13 +17,15 @@ from pgdoorman.admin.flavour import Flavour, is_console
 from pgdoorman.auth.client_login import ONLY_SCRAM, LoginDenied, LoginKnobs, LoginRefused, SecretMix, secret_mix
 from pgdoorman.auth.found_user import FoundUser
 from pgdoorman.auth.hba import HbaRules
-from pgdoorman.auth.secrets import StoredSecret, parse_secret
+from pgdoorman.auth.secrets import NoSecret, StoredSecret, parse_secret
 from pgdoorman.backend.connection import next_number
 from pgdoorman.client.cancel_keys import CancelKeys
 from pgdoorman.client.closing import error_message
 from pgdoorman.client.failed_logins import FailedLogins
 from pgdoorman.client.login import Arrived, Login
+from pgdoorman.client.moving import Removal, session_of
 from pgdoorman.client.passage import Passage
+from pgdoorman.client.records import ClientRecord
 from pgdoorman.client.services import Services
 from pgdoorman.client.session import Session
 from pgdoorman.client.welcome import Welcome
@@ -30,11 +33,19 @@ from pgdoorman.config.settings import GeneralSettings, Settings
 from pgdoorman.control import Control
 from pgdoorman.doorman.console_session import ConsoleSession
 from pgdoorman.doorman.lookups import Lookups
-from pgdoorman.errors import AuthorizationDenied, PgDoormanError, ShuttingDown, TooManyClients, UnknownDatabase
+from pgdoorman.errors import (
+    AuthorizationDenied,
+    ConfigError,
+    PgDoormanError,
+    ShuttingDown,
+    TooManyClients,
+    UnknownDatabase,
+)
 from pgdoorman.logs.events import Event
 from pgdoorman.pool.auth_query import AuthQuery, LookupFailed, Pending
 from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.registry import Registry
+from pgdoorman.prepared.statement import Carried
 from pgdoorman.protocol import authentication as wire
 from pgdoorman.protocol.dialogue import FindSecret
 from pgdoorman.protocol.startup import CancelRequest, Replication, StartupMessage
@@ -50,6 +61,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _CONNECTED: Final = Event(log, logging.INFO, "[%s@%s #c%d] client connected from %s%s")
 _DISCONNECTED: Final = Event(log, logging.INFO, "[%s@%s #c%d] client disconnected")
+_TAKEN_OVER: Final = Event(log, logging.INFO, "[%s@%s #c%d] client at %s taken over")
+_HANDED_OVER: Final = Event(log, logging.INFO, "[%s@%s #c%d] client handed over")
 
 _ANY: Final[SecretMix] = ()
 
@@ -123,6 +136,8 @@ class Desk:
         self.tls: TlsDoor | None = None  # how clients get TLS
         self.handshakes = HandshakeRate()
         self.closed = False
+        self.removal: Removal | None = None  # the way out to a successor, once there is one
+        self._carried = Carried()
         self.pass_cancel_on: Callable[[CancelRequest, Callable[[], Any]], Any] | None = None
         self.drained = False
         self.sessions: dict[int, Session] = {}
@@ -170,7 +185,7 @@ class Desk:
             self.failed.check(peer.address)
         if is_console(database):
             return
-        if self.closed:
+        if self.closed and self.removal is None:
             raise GOING_DOWN
         if len(self.sessions) >= self._house.general.max_connections:
             raise TooManyClients("sorry, too many clients already")
@@ -289,7 +304,9 @@ class Desk:
     def _pool_of_found(self, query: AuthQuery, user: str, secret: StoredSecret) -> Pool:
         """The pool of a user that a look-up has found: made at the first login, changed if the look-up says so."""
         known = query.last_found(user)
-        found = FoundUser(secret, parameters=known.parameters if known is not None else ())
+        return self._obtain(query, user, FoundUser(secret, parameters=known.parameters if known is not None else ()))
+
+    def _obtain(self, query: AuthQuery, user: str, found: FoundUser) -> Pool:
         settings = query.settings_of(user, found)
         if query.is_shared:
             shared = self._registry.find(*settings.identity)
@@ -314,12 +331,15 @@ class Desk:
                 query.count_pools(destroyed=1)
             log.info("[%s@%s] unused pool removed", pool.user, pool.database)
 
-    def _count_in(self, pool: Pool) -> bool:
-        """False if the pool has just been removed. Raises TooManyClients."""
+    def _count_in(self, pool: Pool, *, unlimited: bool = False) -> bool:
+        """False if the pool has just been removed. Raises TooManyClients, unless `unlimited`."""
         settings = pool.settings
         with self._lock:
             if pool.removed:
                 return False
+            if unlimited:
+                self._count_in_locked(pool)
+                return True
             if self._clients >= self._house.general.max_connections:
                 raise TooManyClients("sorry, too many clients already")
             for limit, present, what in (
@@ -328,11 +348,14 @@ class Desk:
             ):
                 if limit and present >= limit:
                     raise TooManyClients(f"too many client connections for {what}")
-            self._clients += 1
-            self._by_user[pool.user] += 1
-            self._by_database[pool.database] += 1
-            pool.clients += 1
+            self._count_in_locked(pool)
         return True
+
+    def _count_in_locked(self, pool: Pool) -> None:
+        self._clients += 1
+        self._by_user[pool.user] += 1
+        self._by_database[pool.database] += 1
+        pool.clients += 1
 
     def _count_out(self, pool: Pool) -> None:
         with self._lock:
@@ -351,18 +374,23 @@ class Desk:
         if self._house.general.log_client_connections:
             tls = f" by {session.tls}" if session.tls else ""
             _CONNECTED.say(pool.user, pool.database, session.id, session.address, tls)
-        if self.closed:
+        if self.removal is not None:
+            session.worker.post(partial(session.dismiss, self.removal))
+        elif self.closed:
             session.dismissed = SHUT_DOWN
 
     def session_ended(self, session: Session) -> None:
         """A session is over; from its worker's thread."""
+        self._session_over(session, _DISCONNECTED)
+
+    def _session_over(self, session: Session, how: Event) -> None:
         if self.sessions.pop(session.id, None) is None:
             return
         if session.cancel_key is not None:
             self._cancel_keys.withdraw(session.cancel_key)
         self._count_out(session.pool)
         if self._house.general.log_client_disconnections:
-            _DISCONNECTED.say(session.pool.user, session.pool.database, session.id)
+            how.say(session.pool.user, session.pool.database, session.id)
 
     def login_ended(self, login: Login) -> None:
         """A login is over, in whatever way."""
@@ -380,6 +408,77 @@ class Desk:
             query.count_login(False)
         reason = f" ({error.reason})" if isinstance(error, LoginRefused | LoginDenied | LookupFailed) else ""
         log.warning("[%s@%s] login from %s failed: %s%s", user, database, peer, error.message, reason)
+
+    # Changing house.
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is in, and nobody on the way in."""
+        with self._lock:
+            return not self._clients and not self.logging_in
+
+    def take_over(self, record: ClientRecord, sock: Any) -> None:
+        """A client comes from the process before us, which has let it in: it is not asked again. From any one thread."""
+        try:
+            pool = self._enter_again(record)
+        except PgDoormanError as refusal:
+            log.warning("[%s@%s] a client cannot be taken over: %s", record.user, record.database, refusal.message)
+            with suppress(OSError):
+                sock.send(error_message(refusal, "FATAL"), DONT_WAIT)
+            sock.close()
+            return
+        pool.learn_again(record.keys, record.password)
+        settings = pool.settings
+        session = session_of(record, sock, pool, self._services, self._carried)
+        worker = self._serving[next(self._next_worker) % len(self._serving)]
+        session.worker = worker
+        assert session.cancel_key is not None
+        self._cancel_keys.assign(session.cancel_key, session)
+        self.sessions[session.id] = session
+        if self._house.general.log_client_connections:
+            _TAKEN_OVER.say(pool.user, pool.database, session.id, session.address)
+
+        def begin() -> None:
+            session.begin_serving(worker, b"", record.input)
+            if pool.removed or pool.settings is not settings:
+                session.follow()
+            if self.removal is not None:
+                session.dismiss(self.removal)  # we are being replaced ourselves
+
+        if not worker.post(begin):
+            self._session_over(session, _DISCONNECTED)
+            sock.close()
+
+    def _enter_again(self, record: ClientRecord) -> Pool:
+        """The pool of a client that comes from another process. Raises the refusal."""
+        while True:
+            pool = self._registry.find(record.database, record.user)
+            query = self._lookups.of(record.database) if pool is None else None
+            if query is not None and not query.is_shared and record.found_secret is not None:
+                try:
+                    secret = parse_secret(record.found_secret)
+                except ConfigError:
+                    secret = NoSecret()
+                pool = self._obtain(query, record.user, FoundUser(secret, parameters=record.found_parameters))
+            if pool is None:
+                raise UnknownDatabase(f"No pool configured for database: {record.database}, user: {record.user}")
+            if self._count_in(pool, unlimited=True):
+                return pool
+
+    def hand_over_all(self, removal: Removal) -> None:
+        """Have every client leave by this way, at the end of its transaction, and all that are still coming in."""
+        self.removal = removal
+        for session in list(self.sessions.values()):
+            session.worker.post(partial(session.dismiss, removal))
+        self._expel_passages()
+
+    def stop_handing_over(self) -> None:
+        """There is nobody any more to hand clients over to."""
+        self.removal = None
+
+    def session_moved(self, session: Session) -> None:
+        """A client is on its way to another process; from its worker's thread."""
+        self._session_over(session, _HANDED_OVER)
 
     # The console.
 

@@ -17,7 +17,16 @@ from pgdoorman import __version__
 from pgdoorman.auth.backend_login import BackendCredentials
 from pgdoorman.auth.client_login import ClientIdentity
 from pgdoorman.auth.found_user import FoundUser
-from pgdoorman.auth.secrets import NoSecret, PamSecret, ScramKeys, StoredSecret, encode_password, parse_secret
+from pgdoorman.auth.secrets import (
+    NoSecret,
+    PamSecret,
+    ScramKeys,
+    StoredSecret,
+    encode_password,
+    parse_secret,
+    password_fits,
+    verifier_of,
+)
 from pgdoorman.auth.tokens import PRIVATE_KEY_PREFIX
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
@@ -194,6 +203,22 @@ class Pool:
             self.learn_keys(identity.scram_keys)
         elif identity.password is not None:
             self._proved_password = identity.password
+
+    @property
+    def learnt(self) -> tuple[ScramKeys | None, bytes | None]:
+        """What clients have given away: keys, and a password in clear."""
+        return self._scram_keys, self._proved_password
+
+    def learn_again(self, keys: ScramKeys | None, password: bytes | None) -> None:
+        """What the process before us had learnt, as far as we do not know it and it still fits what is stored. Heavy for a
+        password where a SCRAM verifier is stored."""
+        secret = self._secret
+        if keys is not None and self._scram_keys is None and secret in (None, verifier_of(keys)):
+            self._scram_keys = keys
+        if password is None or self._proved_password is not None:
+            return
+        if secret is None or password_fits(secret, self.user, password):
+            self._proved_password = password
 
     def credentials(self) -> BackendCredentials:
         """What we have to log in at the server with."""
@@ -460,6 +485,13 @@ class Pool:
         self.reported = None
         self.run(self.ledger.reconnect(monotonic()), None)
         self.switchboard.reconnect()
+
+    def run_down(self) -> None:
+        """Close every backend as soon as nobody holds it, and keep none ready: the clients are leaving. One that is needed
+        again is opened again."""
+        now = monotonic()
+        self.run(self.ledger.resize(self.settings.pool_size, 0, now), None)
+        self.run(self.ledger.reconnect(now), None)
 
     def pause(self) -> None:
         self.ledger.pause()

@@ -333,6 +333,12 @@ class ClientNames:
         pending = self.pending.get(b"", ())
         return self.names.get(b"") is not statement and all(naming.statement is not statement for naming in pending)
 
+    def adopt(self, name: bytes, statement: Statement) -> None:
+        """The client has had this name before it came to us."""
+        self.names[name] = statement
+        if name:
+            self._named[statement] = name
+
     def find(self, name: bytes) -> Statement | None:
         """The statement that the name stands for where the next message stands; None if there is none.
 

@@ -197,6 +197,12 @@ class StatementBook:
             del self._resting[key]
         return statement
 
+    def is_current(self, statement: Statement, settings: Hashable) -> bool:
+        """Whether `find` has this very statement for its text and these settings."""
+        with self._lock:
+            key = (statement.tail, settings, self.generation)
+            return statement in (self._statements.get(key), self._resting.get(key))
+
     def sweep(self, now: float, idle: float) -> None:
         """Let go of what nobody has asked for in `idle` seconds; `now` is monotonic seconds. Called in rounds: a use is
         noticed by the count that has changed since the last one, which costs the users nothing."""
@@ -230,6 +236,21 @@ class StatementBook:
 
     def __len__(self) -> int:
         return len(self._statements)
+
+
+class Carried:
+    """Statements that clients have brought along from another process and that are in no book any more: parsed under other
+    settings, or before DDL. Clients that shared one there share one here. For one thread."""
+
+    def __init__(self) -> None:
+        self._statements: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
+
+    def find(self, origin: bytes, tail: bytes) -> Statement:
+        """The statement that bore the name `origin`, which no two have, there."""
+        statement = self._statements.get(origin)
+        if statement is None or statement.tail != tail:
+            statement = self._statements[origin] = Statement(tail)
+        return statement
 
 
 bind_constants(__name__)

@@ -1,5 +1,5 @@
 """Starting the new process, and the old one's wait for it; and the new one's side of that conversation, which is a byte
-in a pipe."""
+in a pipe. Where the new one finds what it is given, its environment says."""
 
 import os
 import select
@@ -16,7 +16,10 @@ READY_FD = "PGDOORMAN_READY_FD"
 LENT_SOCKETS = "PGDOORMAN_LENT_SOCKETS"
 """Set if the sockets belong to a service manager: then their files are not ours to remove."""
 
-_OURS_ONLY = ("WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", LENT_SOCKETS, READY_FD)
+HANDOVER_FD = "PGDOORMAN_HANDOVER_FD"
+"""By which clients come; see `channel`."""
+
+_OURS_ONLY = ("WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", LENT_SOCKETS, READY_FD, HANDOVER_FD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,16 @@ class SuccessorPlan:
                 f"the new program refuses the configuration (exit code {done.returncode})", detail=done.stderr.strip()
             )
 
-    def wait_started(self, listeners: Sequence[socket.socket], *, lent: bool, patience: float) -> int:
-        """Start it with these listening sockets and wait up to `patience` seconds until it says that it is ready.
+    def wait_started(
+        self,
+        listeners: Sequence[socket.socket],
+        *,
+        lent: bool,
+        patience: float,
+        clients: socket.socket | None = None,
+    ) -> int:
+        """Start it with these listening sockets and wait up to `patience` seconds until it says that it is ready. By `clients`
+        it will be sent those that are connected.
 
         Returns its process id. Raises HandoverError; then it has been ended again, and nothing has changed.
         """
@@ -58,8 +69,8 @@ class SuccessorPlan:
             child = subprocess.Popen(
                 [*self.program, "run", *self.options, *handed, self.config_file],
                 stdin=subprocess.DEVNULL,
-                env=_environment(os.environ, writer, lent=lent),
-                pass_fds=[*inherited, writer],
+                env=_environment(os.environ, writer, -1 if clients is None else clients.fileno(), lent=lent),
+                pass_fds=[*inherited, writer, *([] if clients is None else [clients.fileno()])],
             )
         except OSError as error:
             os.close(reader)
@@ -72,10 +83,15 @@ class SuccessorPlan:
             os.close(reader)
 
 
-def _environment(ours: Mapping[str, str], writer: int, *, lent: bool) -> dict[str, str]:
+def _environment(ours: Mapping[str, str], writer: int, clients: int, *, lent: bool) -> dict[str, str]:
     # Of a service manager's variables those with our process id in them would tell the child that nothing is meant for it.
-    kept = {name: value for name, value in ours.items() if name not in _OURS_ONLY}
-    return kept | {READY_FD: str(writer)} | ({LENT_SOCKETS: "1"} if lent else {})
+    said = {name: value for name, value in ours.items() if name not in _OURS_ONLY}
+    said[READY_FD] = str(writer)
+    if clients >= 0:
+        said[HANDOVER_FD] = str(clients)
+    if lent:
+        said[LENT_SOCKETS] = "1"
+    return said
 
 
 def _wait_word(child: "subprocess.Popen[bytes]", reader: int, patience: float) -> int:
@@ -102,6 +118,18 @@ def is_successor(environment: Mapping[str, str] = os.environ) -> bool:
 def sockets_are_lent(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether inherited sockets belong to a service manager."""
     return LENT_SOCKETS in environment
+
+
+def take_channel(environment: MutableMapping[str, str] = os.environ) -> socket.socket | None:
+    """By which clients come from the predecessor, if they do. Once."""
+    number = environment.pop(HANDOVER_FD, "")
+    if not (number.isascii() and number.isdigit()):
+        return None
+    try:
+        os.set_inheritable(int(number), False)
+        return socket.socket(fileno=int(number))
+    except OSError:
+        return None
 
 
 def say_ready(environment: MutableMapping[str, str] = os.environ) -> None:

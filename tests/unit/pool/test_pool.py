@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgdoorman.auth.secrets import PlainSecret, ScramKeys
+from pgdoorman.auth.secrets import PlainSecret, ScramKeys, derive_keys, verifier_of
 from pgdoorman.backend.settings import DEFAULTS, settings_of
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, ShuttingDown
 from pgdoorman.pool.pool import connection_part
@@ -346,6 +346,37 @@ def test_another_password_forgets_what_was_derived_from_the_old_one(postgres: Po
         assert hall.pool._scram_keys is not None
         hall.pool.apply(settings_for(postgres, password="other"))
         assert hall.pool._scram_keys is None
+
+
+def test_what_the_process_before_has_learnt_is_taken_if_it_fits() -> None:
+    keys = derive_keys(b"right", b"0123456789abcdef", 4096)
+    others = derive_keys(b"wrong", b"0123456789abcdef", 4096)
+    nowhere = ("127.0.0.1", 1)
+    with Hall(settings_for(nowhere, password=verifier_of(keys).text())) as hall:
+        hall.pool.learn_again(others, b"wrong")
+        assert hall.pool.learnt == (None, None)
+        assert not hall.pool.credentials().can_log_in
+        hall.pool.learn_again(keys, b"right")
+        assert hall.pool.learnt == (keys, b"right")
+        hall.pool.learn_again(None, None)
+        assert hall.pool.learnt == (keys, b"right")
+    with Hall(settings_for(nowhere)) as hall:  # nothing is stored: somebody else has said that they are right
+        hall.pool.learn_again(others, b"whatever")
+        assert hall.pool.learnt == (others, b"whatever")
+
+
+def test_a_pool_that_runs_down_keeps_no_backend(postgres: Postgres) -> None:
+    with hall_at(postgres, pool_size=3, min_pool_size=2) as hall:
+        busy, idle = hall.lease(), hall.lease()
+        hall.give_back(idle)
+        hall.pool.run_down()
+        assert not idle.is_open
+        assert busy.is_open
+        hall.give_back(busy)
+        assert not busy.is_open
+        hall.pool.tick(monotonic() + 100.0)
+        assert hall.counts.opening == 0
+        assert hall.lease().is_open, "whoever is left is still served"
 
 
 def test_a_round_of_retiring_has_a_limit_over_all_pools(postgres: Postgres) -> None:

@@ -5,7 +5,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from pgdoorman.prepared.statement import PREFIX, Statement, StatementBook, absent, new_name, parameter_count
+from pgdoorman.prepared.statement import PREFIX, Carried, Statement, StatementBook, absent, new_name, parameter_count
 
 SETTINGS = frozenset({("datestyle", "German")})
 
@@ -207,3 +207,24 @@ def test_texts_that_came_once_are_forgotten() -> None:
     book.sweep(2.0, 60.0)
     assert not book.is_familiar(b"once")
     assert book.is_familiar(b"often")
+
+
+def test_a_statement_is_current_while_it_would_be_found() -> None:
+    book = StatementBook(1)
+    first = book.find(tail(b"1"), None)
+    assert book.is_current(first, None)
+    assert not book.is_current(first, "other settings")
+    assert not book.is_current(Statement(tail(b"1")), None)
+    book.sweep(0.0, 1.0)
+    book.sweep(5.0, 1.0)
+    assert book.is_current(first, None), "it rests"
+    book.renew()
+    assert not book.is_current(first, None)
+
+
+def test_statements_from_elsewhere_are_shared_as_they_were_there() -> None:
+    carried = Carried()
+    first = carried.find(b"pgdoorman_x_1", tail(b"1"))
+    assert carried.find(b"pgdoorman_x_1", tail(b"1")) is first
+    assert carried.find(b"pgdoorman_x_2", tail(b"1")) is not first
+    assert carried.find(b"pgdoorman_x_1", tail(b"2")) is not first
