@@ -17,8 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from pgdoorman.auth.pam import is_installed
 from tests.integration.conftest import StartDoorman
+from tests.support import pam
 from tests.support.doorman import Doorman, pool, stand_in, user
 from tests.support.fake_server import FakeServer, Peer, authentication, greeting
 from tests.support.postgres import SECRET, Postgres
@@ -113,22 +113,12 @@ def test_maps_and_keys_that_are_not_there(house: Start, tmp_path: Path) -> None:
 @pytest.fixture
 def pam_service(tmp_path: Path) -> Iterator[str]:
     """A service that admits alice and bob with the password pencil, and takes three seconds about `slow`."""
-    if os.geteuid() != 0 or not Path("/etc/pam.d").is_dir() or not is_installed():
-        pytest.skip("a PAM service can only be described by root")
-    modules = next(iter(Path("/").glob("lib/*/security/pam_exec.so")), None)
-    if modules is None:
-        pytest.skip("no pam_exec here")
-    script = tmp_path / "judge"
-    script.write_text(
-        '#!/bin/sh\nIFS= read -r password\n[ "$password" = slow ] && sleep 3\n[ "$password/$PAM_RHOST" = "pencil/127.0.0.1" ]\n'
-    )
-    script.chmod(0o755)
-    tmp_path.chmod(0o755)
-    name = f"doorman-test-{os.getpid()}"
-    described = Path("/etc/pam.d") / name
-    described.write_text(f"auth required pam_exec.so quiet expose_authtok {script}\naccount required pam_permit.so\n")
-    yield name
-    described.unlink()
+    if pam.MISSING:
+        pytest.skip(pam.MISSING)
+    slow = '[ "$password" = slow ] && sleep 3'
+    script = f'#!/bin/sh\nIFS= read -r password\n{slow}\n[ "$password/$PAM_RHOST" = "pencil/127.0.0.1" ]\n'
+    with pam.pam_service(tmp_path, script) as name:
+        yield name
 
 
 def test_pam(house: Start, pam_service: str) -> None:

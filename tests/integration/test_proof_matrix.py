@@ -1,13 +1,16 @@
-"""How a client proves itself x what is stored for it x what the server asks of us, with right and wrong passwords, with
-TLS on either side, on both and on none.
+"""How a client proves itself (or who says so: PAM, LDAP, the kernel) x what is stored for it x what the server asks of us, with
+right and wrong passwords, with TLS on either side, on both and on none.
 
 Nobody is to be let in unless both proofs hold (the class of CVE-2025-46801). Each cell says whose door stays shut.
 TLS changes no cell: with it SCRAM becomes SCRAM-SHA-256-PLUS, which is tried by libpq, which can insist on it.
 """
 
+import os
+import pwd
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -20,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pgdoorman.auth.secrets import hash_password
 from tests.integration.conftest import StartDoorman
+from tests.support import pam, slapd
 from tests.support.certificates import Authority, self_signed
 from tests.support.doorman import Doorman, pool, stand_in, user
 from tests.support.postgres import SECRET, Postgres
@@ -29,8 +33,12 @@ from tests.support.wire import ServerError, Wire, md5_secret
 
 pytestmark = pytest.mark.skipif(bool(stand_in()), reason="about pgdoorman's own way")
 
-FRONTS: Final = ("trust", "password", "md5", "scram-sha-256")
+JUDGED: Final = ("pam", "ldap")
+"""Somebody else says whether a password is right: what is stored here does not matter at our door."""
+FRONTS: Final = ("trust", "password", "md5", "scram-sha-256", *JUDGED)
 OTHERS: Final = ("cert", "jwt")
+PEERS: Final = ("peer", "stranger")
+"""By the unix socket, as whom the kernel knows; the second with a map that has nobody in it."""
 STORED: Final = ("plain", "md5", "verifier", "foreign", "nothing")
 """The password; its md5 hash; the verifier that the server has; a verifier of the same password that it has not."""
 ROLES: Final = {"plain": "trust", "md5_user": "md5", "scram_user": "scram-sha-256", "clear_user": "password"}
@@ -41,6 +49,7 @@ ENDS: Final = {"": "disable", "_tls": "require"}
 """Of the names of databases: TLS towards the server."""
 ENCRYPTED: Final = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
 TLS: Final = ("none", "client", "server", "both")
+WAYS: Final = [(front, tls) for front in FRONTS for tls in TLS if front not in JUDGED or tls in ("none", "both")]
 
 
 def database_of(front: str, stored: str) -> str:
@@ -57,14 +66,33 @@ def tls_postgres() -> Iterator[TlsPostgres]:
 
 
 @pytest.fixture(scope="module")
-def house(tls_postgres: TlsPostgres, start_module_doorman: StartDoorman, workspace: Path) -> Doorman:
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The rules of those of `JUDGED` that can be had here."""
+    script = f'#!/bin/sh\nIFS= read -r password\n[ "$password" = {SECRET} ]\n'
+    rules = {}
+    with ExitStack() as stack:
+        if not pam.MISSING:
+            rules["pam"] = (
+                f"pam pamservice={stack.enter_context(pam.pam_service(tmp_path_factory.mktemp('pam'), script))}"
+            )
+        if not slapd.MISSING:
+            directory = stack.enter_context(slapd.running_slapd(people=dict.fromkeys(ROLES, SECRET)))
+            where = 'ldapprefix=uid= ldapsuffix=",ou=people,dc=example,dc=net"'
+            rules["ldap"] = f"ldap ldapserver=127.0.0.1 ldapport={directory.port} {where}"
+        yield rules
+
+
+@pytest.fixture(scope="module")
+def house(
+    tls_postgres: TlsPostgres, start_module_doorman: StartDoorman, workspace: Path, judges: dict[str, str]
+) -> Doorman:
     """Databases whose names end in `_tls` ask the server for TLS; clients may have it or not."""
     certificate, key = self_signed().write(workspace, "matrix")
     with tls_postgres.connect() as wire:
         rows = wire.rows("select rolname, rolpassword from pg_authid where rolpassword like 'SCRAM%'")
         verifiers = {str(row[0]): row[1] for row in rows}
     pools = {}
-    for front, stored in product((*FRONTS, *OTHERS), STORED):
+    for front, stored in product((*FRONTS, *OTHERS, *PEERS), STORED):
         entries = []
         for role in ROLES:
             secret = {
@@ -81,17 +109,31 @@ def house(tls_postgres: TlsPostgres, start_module_doorman: StartDoorman, workspa
     (workspace / "matrix.pem").write_bytes(
         TOKEN_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
-    rules = "".join(f'host "/^{front}_" all all {front}\n' for front in FRONTS)
+    methods = {front: front for front in FRONTS if front not in JUDGED} | judges
+    rules = "".join(f'host "/^{front}_" all all {method}\n' for front, method in methods.items())
     rules += f'hostssl "/^cert_" all all cert\nhost "/^jwt_" all all jwt key={workspace}/matrix.pem\n'
+    rules += "".join(f'local "/^{front}_" all peer map={front}\n' for front in PEERS)
     content = f"host pgdoorman all all md5\n{rules}"
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    maps = "".join(f"peer {me} {role}\nstranger nobody-{me} {role}\n" for role in ROLES)
     files = {"tls_certificate": str(certificate), "tls_private_key": str(key)}
     files["tls_ca_cert"] = str(CLIENTS.write(workspace, "matrix-clients"))
-    return start_module_doorman(pools=pools, general={"pg_hba": {"content": content}, **files})
+    return start_module_doorman(
+        pools=pools,
+        general={
+            "pg_hba": {"content": content},
+            "pg_ident": {"content": maps},
+            "unix_socket_dir": str(workspace),
+            **files,
+        },
+    )
 
 
 def let_in_by_us(front: str, stored: str, right: bool) -> bool:
     if front == "trust":
         return True
+    if front in JUDGED:
+        return right
     if front == "scram-sha-256" and stored == "md5":
         return False
     return right and stored != "nothing"
@@ -99,7 +141,7 @@ def let_in_by_us(front: str, stored: str, right: bool) -> bool:
 
 def let_in_by_the_server(front: str, stored: str, asked: str) -> bool:
     """Provided that the client has proved itself to us."""
-    if asked == "trust" or stored == "plain" or front == "password":
+    if asked == "trust" or stored == "plain" or front in ("password", *JUDGED):
         return True
     if asked == "md5":
         return stored == "md5"
@@ -107,19 +149,23 @@ def let_in_by_the_server(front: str, stored: str, asked: str) -> bool:
     return asked == "scram-sha-256" and by_scram and stored == "verifier"
 
 
-@pytest.mark.parametrize("tls", TLS)
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("front", FRONTS)
-def test_both_proofs_must_hold(house: Doorman, front: str, stored: str, role: str, tls: str) -> None:
+@pytest.mark.parametrize(("front", "tls"), WAYS)
+def test_both_proofs_must_hold(
+    house: Doorman, judges: dict[str, str], front: str, stored: str, role: str, tls: str
+) -> None:
     """With a wrong password first: it must not spoil the right one that follows."""
+    if front in JUDGED and front not in judges:
+        pytest.skip(f"there is no {front} here")
     database = database_of(front, stored) + ("_tls" if tls in ("server", "both") else "")
     for right in (False, True, False):
         password = SECRET if right else "wrong"
         ours, theirs = let_in_by_us(front, stored, right), let_in_by_the_server(front, stored, ROLES[role])
         told = says(house, database, role, password, context=trusting_context() if tls in ("client", "both") else None)
         if not ours:
-            assert told == f'28P01 password authentication failed for user "{role}"'
+            what = f"{front.upper()} authentication" if front in JUDGED else "password authentication"
+            assert told == f'28P01 {what} failed for user "{role}"'
         elif theirs:
             assert told == role
         else:
@@ -160,11 +206,31 @@ def test_who_proves_itself_without_a_password_brings_none(
             assert f'of "{role}": ' in told
 
 
-def says(house: Doorman, database: str, role: str, password: str, *, context: ssl.SSLContext | None) -> str:
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("stored", STORED)
+def test_the_kernel_vouches(house: Doorman, workspace: Path, stored: str, role: str, end: str) -> None:
+    """By the unix socket (peer): again what is stored decides alone; but not for somebody whom the map does not know."""
+
+    def by_socket(front: str) -> str:
+        return says(house, database_of(front, stored) + end, role, "", context=None, host=str(workspace))
+
+    assert by_socket("stranger") == f'28000 Peer authentication failed for user "{role}"'
+    told = by_socket("peer")
+    if let_in_by_the_server("peer", stored, ROLES[role]):
+        assert told == role
+    else:
+        assert told.startswith("28000 ")
+        assert f'of "{role}": ' in told
+
+
+def says(
+    house: Doorman, database: str, role: str, password: str, *, context: ssl.SSLContext | None, host: str = ""
+) -> str:
     """Who one is at the server, and whether TLS is as it should be there; or SQLSTATE and text of the refusal."""
     try:
         with Wire.connect(
-            house.host, house.port, user=role, database=database, password=password, patience=20, tls=context
+            host or house.host, house.port, user=role, database=database, password=password, patience=20, tls=context
         ) as wire:
             assert wire.value(ENCRYPTED) == ("t" if database.endswith("_tls") else "f")
             return str(wire.value("select current_user"))

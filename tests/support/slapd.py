@@ -1,6 +1,7 @@
 """A slapd of the tests' own: a few people, a reader, TLS.
 
     with running_slapd() as directory: ...        # directory.port, directory.tls_port, directory.certificate
+    with running_slapd(people={"dave": "word"})   # some more people, by name, and their passwords
 
 Skips the test where Debian's slapd is not installed.
 """
@@ -12,17 +13,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
+from tests.support.certificates import self_signed
 from tests.support.process import free_port
 
 SLAPD = shutil.which("slapd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/openldap")
@@ -36,9 +31,9 @@ include {schemas}/inetorgperson.schema
 modulepath /usr/lib/ldap
 moduleload back_mdb
 pidfile {directory}/pid
-TLSCACertificateFile {directory}/cert.pem
-TLSCertificateFile {directory}/cert.pem
-TLSCertificateKeyFile {directory}/key.pem
+TLSCACertificateFile {directory}/server.crt
+TLSCertificateFile {directory}/server.crt
+TLSCertificateKeyFile {directory}/server.key
 database mdb
 directory {directory}/data
 suffix "dc=example,dc=net"
@@ -96,6 +91,16 @@ uid: nopassword
 cn: nopassword
 sn: N
 """
+PERSON = """
+dn: uid={name},ou=people,dc=example,dc=net
+objectClass: inetOrgPerson
+uid: {name}
+cn: {name}
+sn: X
+userPassword: {password}
+"""
+
+NOBODY_ELSE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -105,38 +110,25 @@ class Directory:
     certificate: str
 
 
-def _certificate(directory: Path) -> None:
-    key = rsa.generate_private_key(65537, 2048)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = (
-        builder.serial_number(1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    )
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    (directory / "cert.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    (directory / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
 @contextlib.contextmanager
-def running_slapd(anonymous: str = "read") -> Iterator[Directory]:
-    """Runs until the end of the block. `anonymous` is what somebody may do who has not said a name."""
-    with tempfile.TemporaryDirectory(prefix="slapd-") as name, _running(Path(name), anonymous) as directory:
+def running_slapd(anonymous: str = "read", people: Mapping[str, str] = NOBODY_ELSE) -> Iterator[Directory]:
+    """Runs until the end of the block. `anonymous` is what somebody may do who has not said a name; `people` are there beside
+    the usual ones, names to passwords."""
+    entries = ENTRIES + "".join(PERSON.format(name=name, password=password) for name, password in people.items())
+    with tempfile.TemporaryDirectory(prefix="slapd-") as name, _running(Path(name), anonymous, entries) as directory:
         yield directory
 
 
 @contextlib.contextmanager
-def _running(directory: Path, anonymous: str) -> Iterator[Directory]:
-    _certificate(directory)
+def _running(directory: Path, anonymous: str, entries: str) -> Iterator[Directory]:
+    certificate, _ = self_signed("localhost").write(directory, "server")
     (directory / "data").mkdir()
     configuration = directory / "slapd.conf"
     configuration.write_text(CONFIGURATION.format(directory=directory, schemas=SCHEMAS, anonymous=anonymous))
     assert SLAPD is not None
     subprocess.run(
         [SLAPD, "-T", "add", "-f", str(configuration)],
-        input=ENTRIES.encode(),
+        input=entries.encode(),
         check=True,
         capture_output=True,
         timeout=60,
@@ -146,7 +138,7 @@ def _running(directory: Path, anonymous: str) -> Iterator[Directory]:
     process = subprocess.Popen([SLAPD, "-d", "0", "-f", str(configuration), "-h", listeners])
     try:
         _wait_for(port)
-        yield Directory(port, tls_port, str(directory / "cert.pem"))
+        yield Directory(port, tls_port, str(certificate))
     finally:
         process.terminate()
         process.wait(30)
