@@ -30,6 +30,7 @@ from tests.support.fake_server import FakeServer, Peer
 from tests.support.middleman import Middleman
 from tests.support.postgres import SECRET, Postgres
 from tests.support.process import wait_until
+from tests.support.raw_tls import trusting_context
 from tests.support.tls_postgres import TlsPostgres
 from tests.support.wire import (
     ServerError,
@@ -333,9 +334,7 @@ def test_channel_binding_notices_a_middleman(doorman: Doorman, papers: Papers, p
 
 
 def raw_tls(doorman: Doorman, protocols: list[str]) -> ssl.SSLSocket:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = trusting_context()
     if protocols:
         context.set_alpn_protocols(protocols)
     return context.wrap_socket(socket.create_connection((doorman.host, doorman.port), timeout=10))

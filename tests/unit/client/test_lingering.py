@@ -16,15 +16,6 @@ LAST_WORDS = b"that is why"
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    worker = Worker("test", 0)
-    worker.start()
-    yield worker
-    worker.stop()
-    worker.join(LONG)
-
-
-@pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname(), LONG)

@@ -27,15 +27,6 @@ PATIENCE = 20.0
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    worker = Worker("test", 0)
-    worker.start()
-    yield worker
-    worker.stop()
-    worker.join(PATIENCE)
-
-
-@pytest.fixture
 def helpers() -> Iterator[Helpers]:
     helpers = Helpers(2, "test-helper")
     yield helpers

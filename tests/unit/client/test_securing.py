@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
@@ -22,15 +21,6 @@ from tests.support.certificates import Authority
 PATIENCE = 10.0
 
 type Outcome = ClientHandshake | PgDoormanError
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    worker = Worker("test", 0)
-    worker.start()
-    yield worker
-    worker.stop()
-    worker.join(PATIENCE)
 
 
 @pytest.fixture(scope="module")

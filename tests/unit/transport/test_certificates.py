@@ -24,11 +24,6 @@ from pgdoorman.transport.certificates import (
 from tests.support.certificates import Authority, Pair, self_signed, subject
 
 
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
-
-
 def files(pair: tuple[Path, Path], **others: Any) -> TlsFiles:
     return TlsFiles(certificate=pair[0], private_key=pair[1], **others)
 

@@ -23,11 +23,6 @@ from tests.support.certificates import Authority, Pair, self_signed, subject
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
-
-
 @pytest.fixture
 def settings(authority: Authority, tmp_path: Path) -> ClientTlsSettings:
     certificate, key = authority.issue().write(tmp_path, "server")

@@ -20,11 +20,6 @@ ADDRESS = Address("db.example", 5432)
 REQUIRE = ServerTlsSettings(ServerTlsMode.REQUIRE, TlsFiles())
 
 
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
-
-
 def test_none_where_none_is_wanted() -> None:
     assert Connectors().find(ServerTlsSettings(ServerTlsMode.DISABLE, TlsFiles())) is None
 
