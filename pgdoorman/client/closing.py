@@ -13,3 +13,8 @@ def error_message(error: PgDoormanError, severity: str = "") -> bytes:
             fields |= {"S": severity, "V": severity}
         return error_response_for(BackendRefused(fields))
     return error_response_for(error, severity=severity or None)
+
+
+def error_before_version_3(error: PgDoormanError) -> bytes:
+    """The same for a client that speaks version 1 or 2 of the protocol: an 'E' and a line of text. It could read no other."""
+    return b"EFATAL:  " + error.message.encode() + b"\n\0"

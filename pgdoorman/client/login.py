@@ -25,10 +25,11 @@ from pgdoorman.auth.client_login import (
 )
 from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import StoredSecret
-from pgdoorman.client.closing import error_message
+from pgdoorman.client.closing import error_before_version_3, error_message
 from pgdoorman.client.lingering import close_gently
 from pgdoorman.errors import PgDoormanError, ProtocolViolation, TooManyClients
 from pgdoorman.pool.auth_query import PENDING, Pending
+from pgdoorman.protocol import codes
 from pgdoorman.protocol.dialogue import FindSecret, Offload, Receive, Runner
 from pgdoorman.protocol.startup import (
     TLS_HANDSHAKE,
@@ -269,9 +270,9 @@ class Login:
         self._reception.cancel(request, lambda: self._worker.post(self._close))
 
     def _start(self, message: StartupMessage) -> None:
+        self._message = message
         negotiation = negotiate(message)
         self._version = negotiation.version
-        self._message = message
         door, encrypted = self._reception.tls, self._handshake is not None
         if door is not None and door.is_needed and not encrypted and not self.peer.is_unix:
             raise TlsNeeded("Connection without SSL is not allowed by tls_mode.")
@@ -397,7 +398,9 @@ class Login:
         self._reception.login_failed(
             self.peer, message.user if message else "", message.database if message else "", error
         )
-        if self._securing is None:  # in the middle of a handshake there is nobody who would understand
+        if message is not None and 0 < message.version < codes.PROTOCOL_3_0:
+            self._send(error_before_version_3(error))
+        elif self._securing is None:  # in the middle of a handshake there is nobody who would understand
             self._send(error_message(error, "FATAL"))
         self._close(gently=True)
 

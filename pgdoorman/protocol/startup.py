@@ -15,6 +15,25 @@ from typing import Final
 from pgdoorman.errors import ProtocolViolation, UnsupportedProtocol
 from pgdoorman.protocol import codes
 
+
+class InvalidOptions(ProtocolViolation):
+    """`options` has something else than settings."""
+
+    sqlstate = "42601"
+
+
+class UnknownStartupParameter(ProtocolViolation):
+    """No run-time parameter can be called so."""
+
+    sqlstate = "42704"
+
+
+class InvalidStartupValue(ProtocolViolation):
+    """A parameter of the start-up packet itself has a value that it cannot have."""
+
+    sqlstate = "22023"
+
+
 MAX_FIRST_PACKET: Final = 10_000
 """PostgreSQL's own limit for a start-up packet, in bytes with its length. A larger one could not be passed on."""
 
@@ -157,6 +176,8 @@ def _parse_cancel_request(body: bytes) -> CancelRequest:
 
 
 def _parse_parameters(body: bytes) -> tuple[tuple[str, str], ...]:
+    if body[-2:-1] in (b"", b"\0") and body:
+        body = body[:-1] + b"\0"  # PostgreSQL takes any single byte for the terminator
     if not body.endswith(b"\0"):
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     pieces = body[:-1].split(b"\0")
@@ -186,7 +207,7 @@ def parse_replication(value: str) -> Replication:
         return Replication.NONE
     if _is_boolean(value, false=False):
         return Replication.PHYSICAL
-    raise ProtocolViolation('invalid value for parameter "replication"')
+    raise InvalidStartupValue(f'invalid value for parameter "replication": "{value[:127]}"')
 
 
 def _is_boolean(value: str, *, false: bool) -> bool:
@@ -213,7 +234,7 @@ def check_setting_name(name: str) -> str:
     """`name` again, if a run-time parameter can be called so. Raises ProtocolViolation otherwise; names end up in SQL
     text, and a name that PostgreSQL would refuse need not travel that far."""
     if not _SETTING_NAME.match(name) or len(name) > 127:
-        raise ProtocolViolation(f"unrecognized configuration parameter {name[:127]!r}")
+        raise UnknownStartupParameter(f'unrecognized configuration parameter "{name[:127]}"')
     return name
 
 
@@ -231,11 +252,11 @@ def parse_options(text: str) -> tuple[tuple[str, str], ...]:
         position += 1
         if word == "-c":
             if position == len(words):
-                raise ProtocolViolation("option -c requires a value")
+                raise InvalidOptions("invalid command-line argument for server process: -c")
             word = "-c" + words[position]
             position += 1
         if not word.startswith(("-c", "--")):
-            raise ProtocolViolation(f"invalid command-line argument in options: {word[:127]}")
+            raise InvalidOptions(f"invalid command-line argument for server process: {word[:127]}")
         settings.append(_split_assignment(word))
     return tuple(settings)
 
@@ -264,9 +285,10 @@ def _split_assignment(word: str) -> tuple[str, str]:
     switch, assignment = word[:2], word[2:]
     name, equals, value = assignment.partition("=")
     if not name:
-        raise ProtocolViolation(f"option {switch} requires a parameter name")
+        raise UnknownStartupParameter('unrecognized configuration parameter ""')
     if not equals:
-        raise ProtocolViolation(f"option {switch} {name[:127]} requires a value")
+        written = f"-c {name[:127]}" if switch == "-c" else f"--{name[:127]}"
+        raise InvalidOptions(f"{written} requires a value")
     return check_setting_name(name.replace("-", "_")), value
 
 
