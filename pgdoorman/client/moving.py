@@ -13,21 +13,24 @@ what has come is part of the record. Whoever cannot go at once is asked again at
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pgdoorman.auth.secrets import secret_text
 from pgdoorman.backend.connection import next_number
 from pgdoorman.backend.settings import reported_of, settings_of
 from pgdoorman.client.cancel_keys import CancelKey
+from pgdoorman.client.detours import Detour
+from pgdoorman.client.holds import GONE, WAITING
 from pgdoorman.client.records import ClientRecord, StatementRecord
 from pgdoorman.client.services import Services
-from pgdoorman.client.session import Departure, Session
+from pgdoorman.client.session import Session
 from pgdoorman.pool.pool import Pool
 from pgdoorman.prepared.client_names import ClientNames
 from pgdoorman.prepared.statement import Carried
 
 
-class Removal(Departure):
+class Removal(Detour):
     """The way out that all clients of a house take. `pass_on` is given what makes the record's bytes, and the socket, which
     is its from then on; `left` is told of the session. Both are called on the session's worker and must not block."""
 
@@ -39,9 +42,52 @@ class Removal(Departure):
         self._left = left
 
     def take(self, session: Session) -> None:
-        record = record_of(session)
-        self._pass_on(record.to_bytes, session.detach())
-        self._left(session)
+        if session.held & GONE or session.tls:
+            return
+        if not session.worker.is_current:
+            session.worker.post(partial(session.dismiss, self))
+            return
+        if session.held & WAITING and not self._leave_line(session):
+            return
+        session.dismissed = self
+        session.fast = 0
+        if _may_go(session):
+            record = record_of(session)
+            self._pass_on(record.to_bytes, session.detach())
+            self._left(session)
+
+    def _leave_line(self, session: Session) -> bool:
+        """Have it wait no longer, and take along what was to be asked. False if it cannot go yet: that is noted, or it is
+        asked again."""
+        ours = False
+
+        def look() -> bool:
+            nonlocal ours
+            ours = session.worker.is_current
+            if ours:
+                session.dismissed = self
+                session.waits_plainly = 0
+            return ours and _may_go(session)
+
+        if session.ledger.while_waiting(session, look):
+            session.held &= ~WAITING
+            return True
+        if not ours:
+            # A grant or a refusal is on its way, or somebody has taken it along.
+            session.worker.post(partial(session.dismiss, self))
+        return False
+
+
+def _may_go(session: Session) -> bool:
+    """Whether the record and the socket are all that there is of it."""
+    names = session.names
+    return not (
+        session.held & ~WAITING
+        or session.backend is not None
+        or session.out
+        or session.hearing is not None
+        or (names is not None and (names.held_up or not names.is_settled))
+    )
 
 
 def record_of(session: Session) -> ClientRecord:

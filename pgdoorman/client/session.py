@@ -22,6 +22,7 @@ from pgdoorman.client import relay, serving, stickiness
 from pgdoorman.client.cancel_keys import CancelKey
 from pgdoorman.client.cancelling import Cancelled, is_overdue, submit
 from pgdoorman.client.closing import error_message
+from pgdoorman.client.detours import FOLLOW, Detour
 from pgdoorman.client.farewell import Farewell
 from pgdoorman.client.holds import BACKLOGGED, CARE, CONGESTED, GONE, WAITING
 from pgdoorman.client.services import Services
@@ -773,12 +774,9 @@ class Session(ClientStream):
 
     def dismiss(self, reason: PgDoormanError) -> None:
         """Send the client away: at once if it is between transactions and has taken its last answer, else when that is
-        so. With `FOLLOW` it does not leave, but goes over to its pool's present settings."""
-        if reason is FOLLOW:
-            self.follow()
-            return
-        if isinstance(reason, Departure):
-            self._depart(reason)
+        so. A `Detour` does not send it away."""
+        if isinstance(reason, Detour):
+            reason.take(self)
             return
         if self._is_elsewhere(partial(self.dismiss, reason)) or self.held & GONE:
             return
@@ -799,52 +797,6 @@ class Session(ClientStream):
             return  # asked again when it has taken that: what is unsent when we close is lost
         self._tell_error(error_message(reason, "FATAL"))
         self._end()
-
-    def _depart(self, reason: "Departure") -> None:
-        """Leave for another process: now if nothing is in the way, else behind the present transaction."""
-        if self.held & GONE or self.tls:
-            return
-        if not self.worker.is_current:
-            self.worker.post(partial(self.dismiss, reason))
-            return
-        if self.held & WAITING and not self._leave_line(reason):
-            return
-        self.dismissed = reason
-        self.fast = 0
-        if self._may_depart:
-            reason.take(self)
-
-    @property
-    def _may_depart(self) -> bool:
-        """Whether the record and the socket are all that there is of us."""
-        names = self.names
-        return not (
-            self.held & ~WAITING
-            or self.backend is not None
-            or self.out
-            or self.hearing is not None
-            or (names is not None and (names.held_up or not names.is_settled))
-        )
-
-    def _leave_line(self, reason: "Departure") -> bool:
-        """Wait no longer, and take along what was to be asked. False if we cannot leave yet: it is noted, or asked again."""
-        ours = False
-
-        def look() -> bool:
-            nonlocal ours
-            ours = self.worker.is_current
-            if ours:
-                self.dismissed = reason
-                self.waits_plainly = 0
-            return ours and self._may_depart
-
-        if self.ledger.while_waiting(self, look):
-            self.held &= ~WAITING
-            return True
-        if not ours:
-            # A grant or a refusal is on its way, or somebody has taken us along.
-            self.worker.post(partial(self.dismiss, reason))
-        return False
 
     def detach(self) -> Any:
         """Be over without a word, and leave the connection, which goes on without us, to the caller. Returns the socket."""
@@ -922,21 +874,8 @@ class Session(ClientStream):
             submit(backend, self.worker, self.services.helpers, self.pool.settings, asked=monotonic())
 
 
-class Departure(ShuttingDown):
-    """Stands in `dismissed` for a client that is to go over to another process as soon as it can."""
-
-    def take(self, session: Session) -> None:
-        """It can. On its worker's thread; the session is over then."""
-        raise NotImplementedError
-
-
 def _taken_away(*_: Any) -> Any:
     raise OSError(errno.EBADF, "the connection belongs to another process")
-
-
-# Stands in `dismissed` for a client that is to follow its pool when it is no longer busy. Every place that has to look
-# whether a client is to leave looks there already: following costs nobody else anything.
-FOLLOW: Final = ShuttingDown("the settings have changed")
 
 
 bind_constants(__name__)
