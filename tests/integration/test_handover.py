@@ -239,6 +239,8 @@ def test_a_client_that_waits_takes_its_request_along(start: StartDoorman, postgr
     assert [reply.columns() for reply in replies if reply.kind == "D"] == [[b"served"]], replies
     assert holder.run("commit") == "COMMIT"
     assert holder.value("select 1") == "1"
+    holder.terminate()
+    waiter.terminate()
 
 
 def test_who_cannot_go_stays_until_the_deadline(start: StartDoorman, postgres: Postgres, workspace: Path) -> None:
@@ -311,6 +313,7 @@ def test_a_client_whose_pool_is_gone_is_told(doorman: Doorman, postgres: Postgre
     doorman.write_config()
     _replace(doorman)
     assert [reply.fields()["C"] for reply in wire.wait_closed() if reply.kind == "E"] == ["3D000"]
+    wire.hang_up()
     wait_until(lambda: not doorman.process.is_running, PATIENCE, "the old process's end")
 
 
