@@ -78,6 +78,10 @@ if TYPE_CHECKING:
 
 _pack = UINT32.pack
 
+# Of other modules, for what is hot: a module's attribute costs two look-ups each time.
+_FAILED: Final = codes.FAILED
+_HIDDEN_STATE: Final = stickiness.HIDDEN_STATE
+
 # Entries without consequences, by message type; Describe and Close are told apart by their first byte.
 _PLAIN: Final = {codes.PARSE: A_PARSE, codes.BIND: A_BIND, codes.EXECUTE: AN_EXECUTE}
 
@@ -350,11 +354,17 @@ def _may_reset(data: bytes, position: int, end: int) -> bool:
 
 def known_unnamed(session: "Session", backend: Backend, data: bytes, position: int, end: int) -> Statement | None:
     """The statement of an unnamed Parse at the beginning of a segment, if this client has parsed the same text lately and
-    the backend has it, in a state in which parsing it again cannot fail."""
+    the backend has it, in a state in which parsing it again cannot fail. Hot: see `serving.serve_segment`."""
     names = session.names
-    if names is None or data[position + 5 : position + 6] != b"\0" or backend.entries or backend.status == codes.FAILED:
+    if names is None or data[position + 5 : position + 6] != b"\0" or backend.entries or backend.status == _FAILED:
         return None
-    if names.recent_generation != session.pool.book.generation or session.planning_is_private:
+    # The last three are `planning_is_private`, at half of what a property's call takes.
+    if (
+        names.recent_generation != session.pool.book.generation
+        or session.suspect & _HIDDEN_STATE
+        or session.set_tags
+        or session.pins
+    ):
         return None
     statement = names.recent.get(data[position + 6 : end])
     return statement if statement is not None and statement in backend.names.known else None
