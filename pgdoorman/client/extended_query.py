@@ -43,6 +43,7 @@ from pgdoorman.prepared.rewrite import (
     describe_message,
     guard_name,
     parse_message,
+    prepare_again_message,
     prepare_message,
 )
 from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
@@ -720,7 +721,7 @@ def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: 
         backend.attention = True
         session.counters.server_parses += 1
         backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, segment)))
-        pieces.append(prepare_message(statement))
+        pieces.append(prepare_again_message(statement))
 
 
 # Statements that SQL names.
@@ -801,10 +802,10 @@ def rename_in_sql(
         is_open = exchange.unsynced
         exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))
         if is_open:
-            before = prepare_message(statement)
+            before = prepare_again_message(statement)
         else:
             exchange.ask(A_HIDDEN_SYNC)
-            backend.push(prepare_message(statement) + SYNC_MESSAGE)
+            backend.push(prepare_again_message(statement) + SYNC_MESSAGE)
     start, stop = found.span(4)
     body = query[5:start] + b'"' + statement.name + b'"' + query[stop:]
     return before + b"Q" + _pack(len(body) + 4) + body, (own, statement) if found.group(1) else None

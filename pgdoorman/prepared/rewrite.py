@@ -28,6 +28,14 @@ def prepare_message(statement: Statement) -> bytes:
     return parse_message(statement.name, statement.tail)
 
 
+def prepare_again_message(statement: Statement) -> bytes:
+    """The Parse that prepares a statement which the client has parsed before. Its parameters have the types that they were found
+    to have then, if that is known: as PostgreSQL has it where it analyses a text anew."""
+    if statement.parameters is None:
+        return prepare_message(statement)
+    return parse_message(statement.name, statement.text + b"\0" + statement.parameters)
+
+
 def describe_message(name: bytes) -> bytes:
     """Describe of a statement."""
     return b"D" + _pack(6 + len(name)) + b"S" + name + b"\0"

@@ -1845,6 +1845,12 @@ HUNTED = (
         ),
     ),
     several(
+        "a text of which the types of parameters are known, made wrong",
+        t(0, (P("a", "select say($1)"), P("b", "select say($1), $2 + 1"), S(), Q("set search_path = c0"))),
+        _crowd(1, 0),
+        t(0, (B("", "a", ["1"]), S(), describe_statement("a"), S(), B("", "b", ["1", "2"]), S())),
+    ),
+    several(
         "texts that a DROP makes wrong",
         t(0, (Q("create table c0.x (i int)"), P("a", "select i from c0.x where i = $1"), S())),
         t(0, (P("w", "delete from c0.x where i = $1"), S(), Q("drop table c0.x"))),
