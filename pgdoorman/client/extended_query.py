@@ -47,7 +47,7 @@ from pgdoorman.prepared.rewrite import (
     prepare_message,
 )
 from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
-from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement, absent, parameter_count
+from pgdoorman.prepared.statement import ABSENT_PREFIX, EXPLAINING, TAKEN, Statement, absent, parameter_count
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.codes import SYNC_MESSAGE
 from pgdoorman.protocol.exchange import (
@@ -728,7 +728,8 @@ def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: 
 
 
 _STATEMENT_SQL: Final = re.compile(
-    rb"\s*+(?:(deallocate)(?:\s++prepare)?|(execute)|(prepare)(?!\s++transaction\b))\s++(\"(?:[^\"]|\"\")++\"|[a-z_\x80-\xff][\w$\x80-\xff]*+)",
+    rb"\s*+(?:(deallocate)(?:\s++prepare)?|%b(execute)|(prepare)(?!\s++transaction\b))"
+    rb"\s++(\"(?:[^\"]|\"\")++\"|[a-z_\x80-\xff][\w$\x80-\xff]*+)" % EXPLAINING,
     re.IGNORECASE,
 )
 

@@ -29,8 +29,8 @@ def prepare_message(statement: Statement) -> bytes:
 
 
 def prepare_again_message(statement: Statement) -> bytes:
-    """The Parse that prepares a statement which the client has parsed before. Its parameters have the types that they were found
-    to have then, if that is known: as PostgreSQL has it where it analyses a text anew."""
+    """The Parse that prepares a statement which the client has parsed before. Its parameters have the types that they were
+    found to have then, if that is known: as PostgreSQL has it where it analyses a text anew."""
     if statement.parameters is None:
         return prepare_message(statement)
     return parse_message(statement.name, statement.text + b"\0" + statement.parameters)

@@ -24,7 +24,8 @@ PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
 
 LARGEST_REMEMBERED = 65536  # bytes of a text that is still kept for others
 
-_SPEAKING = re.compile(rb"\s*+(?:deallocate|execute|prepare)\b", re.IGNORECASE)
+EXPLAINING = rb"(?:explain\b(?:\s*+\([^()]*+\)|\s++(?:analyze|analyse|verbose)\b)*+\s*+)?+"
+_SPEAKING = re.compile(rb"\s*+(?:deallocate|%bexecute|prepare)\b" % EXPLAINING, re.IGNORECASE)
 
 _RESETTING = re.compile(
     rb"\s*+(?:--|/\*|reset\b|discard\b|set\b.*\b(?:default|local|names)\b)", re.IGNORECASE | re.DOTALL

@@ -444,6 +444,8 @@ PREPARED = (
         (Q("execute a (1, 2)"),),
         (Q("execute a (1)"),),
         (Q("execute none"),),
+        (Q("explain (costs off) execute a (1, 2)"), Q("EXPLAIN EXECUTE none"), Q("explain execute")),
+        (*shot("e", "explain (analyze, costs off, timing off, summary off) execute a(1, 2)"), S()),
     ),
 )
 

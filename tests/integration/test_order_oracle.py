@@ -19,7 +19,7 @@ from tests.support.postgres import Postgres
 from tests.support.scenario import as_code
 from tests.support.wire import copy_data, copy_done, copy_fail, function_call, query, sync
 
-BATCHES: Final = int(os.environ.get("PGDOORMAN_ORACLE_BATCHES", "1200"))
+BATCHES: Final = int(os.environ.get("PGDOORMAN_ORACLE_BATCHES", "10000"))
 SEED: Final = int(os.environ.get("PGDOORMAN_ORACLE_SEED", "20260"))
 
 BATCHES_A_TEST: Final = 1000

@@ -7,6 +7,7 @@ clients in turns. tests.support.oracle makes the databases that the texts speak 
 
 import itertools
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -70,6 +71,7 @@ _READING = (
     Text("select current_setting('statement_timeout'), current_setting('transaction_read_only')"),
     Text("select pg_current_xact_id_if_assigned() is null"),
     Text("select repeat('long ', 3000)", weight=0.3),
+    Text("copy numbers to stdout", weight=0.5),
 )
 
 _WITH_PARAMETERS = (
@@ -140,7 +142,26 @@ _BROKEN = (
     Text("close nothing"),
     Text("execute nothing"),
     Text("deallocate nothing"),
+    Text("copy (select 1 / (n - 4) from numbers order by n) to stdout"),
+    Text("copy missing to stdout", weight=0.5),
 )
+
+# SQL that speaks of statements which, as a rule, the protocol has made.
+_NAMES = (
+    Text("execute s1", weight=2),
+    Text("execute s1 (1)"),
+    Text("execute s2 (1, 2)"),
+    Text("execute s3"),
+    Text('execute "S1"'),
+    Text('execute "odd ""name"""'),
+    Text("explain (costs off) execute s1", weight=0.3),
+    Text("deallocate s1", weight=1.5),
+    Text("deallocate prepare s2"),
+    Text('deallocate "odd ""name"""'),
+    Text("deallocate all", weight=0.7),
+)
+_SPEAKING: Final = re.compile(r"(?:explain .*)?(?:execute|deallocate|prepare)\b")
+_SPEAKERS: Final = ("", "speaking")  # their own names: a statement that executes itself does so until its stack is full
 
 _EMPTY = (Text(""), Text(";"), Text(" -- nothing\n"), Text("/* nothing */ ;"))
 
@@ -245,13 +266,14 @@ _GROUPS: Final[Mapping[str, tuple[tuple[Text, ...], float]]] = {
     "broken": (_BROKEN, 1.2),
     "empty": (_EMPTY, 0.4),
     "several": (_SEVERAL, 1),
+    "names": (_NAMES, 0.8),
     "settings": (_SETTINGS, 2),
     "pinning": (_PINNING, 4),
 }
 
 PROFILES: Final[Mapping[str, tuple[str, ...]]] = {
     "movable": tuple(name for name in _GROUPS if name != "pinning"),
-    "protocol": ("reading", "with parameters", "writing", "transaction", "broken", "empty", "several"),
+    "protocol": ("reading", "with parameters", "writing", "transaction", "broken", "empty", "several", "names"),
     "pinning": tuple(_GROUPS),
 }
 
@@ -338,8 +360,9 @@ class Generator:
                 self._copy_in,
                 self._fastpath,
                 self._portal_walk,
+                self._block_walk,
             ),
-            (3, 5, 3, 1.5, 1, 0.5, 1),
+            (3, 5, 3, 1.5, 1, 0.5, 1, 1),
         )[0]
         return tuple(kind())
 
@@ -354,6 +377,8 @@ class Generator:
     def _extended(self) -> Iterator[Request]:
         for _ in range(self._random.choice((1, 1, 2, 3, 5))):
             yield from self._piece()
+            if self._chance(0.08):
+                yield flush()
         yield self._end()
 
     def _pipeline(self) -> Iterator[Request]:
@@ -366,7 +391,7 @@ class Generator:
         yield from self._piece()
         if self._chance(0.5):
             yield sync()
-        yield query(self._text().sql)
+        yield query(self._text().sql) if self._chance(0.9) else function_call(177, [b"\0\0\0\4", b"\0\0\0\5"])
         yield from self._piece()
         yield self._end()
 
@@ -382,7 +407,7 @@ class Generator:
 
     def _one_shot(self) -> Iterator[Request]:
         text = self._text()
-        name = self._statement_name()
+        name = self._name_for(text)
         yield self._parse(name, text)
         if self._chance(0.4):
             yield describe_statement(name)
@@ -390,7 +415,7 @@ class Generator:
 
     def _make(self) -> Iterator[Request]:
         text = self._text()
-        name = self._statement_name()
+        name = self._name_for(text)
         if self._chance(0.3):
             yield close_statement(name)
         yield self._parse(name, text)
@@ -510,10 +535,36 @@ class Generator:
         if self._chance(0.6):
             yield query(self._random.choice(("commit", "rollback")))
 
+    def _block_walk(self) -> Iterator[Request]:
+        """A block that fails somewhere, perhaps is taken back to a savepoint, and ends somehow."""
+        yield query("begin")
+        yield query("savepoint a")
+        for _ in range(self._random.choice((0, 1, 2))):
+            yield from self._piece()
+        yield sync()
+        yield query(self._random.choice(_BROKEN).sql)
+        for _ in range(self._random.choice((1, 1, 2))):
+            yield from self._piece()
+            yield self._random.choice((sync, sync, flush))()
+        ending = self._random.choice(("rollback to savepoint a", "rollback to savepoint a", "rollback", "commit", ""))
+        if self._chance(0.5):
+            yield query(ending)
+        else:
+            yield parse("", ending)
+            yield bind()
+            yield execute()
+        yield from self._piece()
+        yield sync()
+        if self._chance(0.5):
+            yield query(self._random.choice(("commit", "rollback")))
+
     # -- messages --
 
     def _statement_name(self) -> str:
         return self._random.choice(_STATEMENTS)
+
+    def _name_for(self, text: Text) -> str:
+        return self._random.choice(_SPEAKERS) if _SPEAKING.match(text.sql) else self._statement_name()
 
     def _parse(self, name: str, text: Text) -> Request:
         known = name in self._belief.statements
