@@ -316,6 +316,11 @@ def set_login_values_again(session: "Session", backend: Backend) -> None:
     backend.push(b"".join(pieces) + SYNC_MESSAGE)
 
 
+def restore_in_segment(session: "Session", backend: Backend, pieces: list[bytes]) -> None:
+    """Messages of ours behind a DISCARD ALL that has run in a segment which is still open."""
+    _ask_apart(session, backend, session.startup_settings.by_name, False, pieces)
+
+
 def restoring_query(session: "Session", backend: Backend) -> bytes:
     """The Query that goes behind a DISCARD ALL."""
     return query_message(b";".join(_statements(session, backend, session.startup_settings.by_name, False)))

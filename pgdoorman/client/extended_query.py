@@ -23,7 +23,7 @@ from pgdoorman.backend.connection import UNKNOWN, Backend
 from pgdoorman.client import defaults, stickiness
 from pgdoorman.config.settings import ReparseLiveName
 from pgdoorman.constants import bind_constants
-from pgdoorman.prepared.backend_names import MustWait
+from pgdoorman.prepared.backend_names import MustFlush, MustWait
 from pgdoorman.prepared.client_names import (
     MOST_RECENT,
     Clearing,
@@ -215,14 +215,23 @@ def ask_query(
     names.segment += 1
 
 
-def ask_query_behind_discard_all(backend: Backend, names: ClientNames) -> None:
-    """A simple Query ends a segment with a DISCARD ALL in it, as a Sync would. (It runs itself without what came with the
-    login: that can be set again only behind it.)"""
-    entry = _discarding(names)
-    if isinstance(entry.effect, defaults.Discarding):
-        entry.effect.also = Naming(names, b"", None, None)
-    backend.exchange.ask_query(Expected(QUERY, effect=entry.effect))
-    names.segment += 1
+def prepare_query_behind_discard_all(session: "Session", backend: Backend, names: ClientNames) -> bytes:
+    """A simple Query is to end a segment with a DISCARD ALL in it, as a Sync would. Where that has run it is committed, so what
+    came with the login is set again before the Query begins something: returns what has to be sent for that.
+
+    Raises MustWait if it is not known yet whether it has.
+    """
+    exchange = backend.exchange
+    if exchange.skipping:
+        return b""  # the server ignores the Query: a Sync will end the segment
+    if exchange.entries:
+        raise MustWait if exchange.is_flushed else MustFlush
+    pieces: list[bytes] = []
+    defaults.restore_in_segment(session, backend, pieces)
+    exchange.ask(A_HIDDEN_SYNC)
+    pieces.append(SYNC_MESSAGE)
+    names.discarding = None
+    return b"".join(pieces)
 
 
 def ask_discard_all(session: "Session", backend: Backend) -> None:

@@ -340,15 +340,17 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 elif isinstance(head.effect, Revealed):
                     passed = True
             try:
-                # What a prelude brings to be told goes out before anything that follows it.
-                if hidden and kept < position:
-                    pieces.append(data[kept:position])
-                    kept = position
-                if hidden and pieces:
-                    session.tell(b"".join(pieces))
-                    pieces.clear()
-                if hidden and passed:
-                    session.sync_told(backend)
+                # What a prelude brings to be told goes out before anything that follows it; what something of ours in the
+                # middle has changed, where PostgreSQL would have told it.
+                if hidden or backend.reported is not session.told:
+                    if kept < position:
+                        pieces.append(data[kept:position])
+                        kept = position
+                    if pieces:
+                        session.tell(b"".join(pieces))
+                        pieces.clear()
+                    if passed:
+                        session.sync_told(backend)
                 exchange.ready()
                 if not hidden and not passed and not entries:
                     set_login_values_again(session, backend)

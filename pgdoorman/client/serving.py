@@ -15,7 +15,7 @@ from pgdoorman.client.closing import error_message
 from pgdoorman.client.holds import BACKLOGGED, GONE, STALLED
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import OutOfBudget, PgDoormanError, ProtocolViolation
-from pgdoorman.prepared.backend_names import MustWait
+from pgdoorman.prepared.backend_names import MustFlush, MustWait
 from pgdoorman.prepared.rewrite import STAND_IN
 from pgdoorman.prepared.scan import SET_LOCAL, SETS, scan
 from pgdoorman.protocol import codes
@@ -465,8 +465,11 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
                 _send(session, backend, pieces)
                 session.lost()
                 return
-        except MustWait:
+        except MustWait as wait:
             if not exchange.reads_copy:
+                if isinstance(wait, MustFlush):
+                    exchange.mark_flush()
+                    pieces.append(_FLUSH)
                 session.hold(STALLED)
                 break
             # The server takes nothing but data now: it ends the connection, and what the message means does not matter.
@@ -556,6 +559,9 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     names = session.names
     if names is not None and names.held_up:
         raise MustWait
+    restoring = b""
+    if names is not None and names.discarding is not None:
+        restoring = extended_query.prepare_query_behind_discard_all(session, backend, names)
     may_be_skipped = exchange.skipping or exchange.unsynced  # what came before it may fail
     flags = 0
     if query[5:8] in _LOAD_STARTS:
@@ -574,8 +580,6 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
     if withheld:
         extended_query.ask_discard_all(session, backend)
         query += withheld
-    elif names is not None and names.discarding is not None:
-        extended_query.ask_query_behind_discard_all(backend, names)
     elif names is None or not session.remaps:
         exchange.ask_query(A_QUERY if inserted is None else inserted.entry)
         if names is not None:
@@ -590,7 +594,7 @@ def _query(session: "Session", backend: Backend, query: bytes) -> bytes:
                 query, deallocating = extended_query.rename_in_sql(session, backend, query, found)
         extended_query.ask_query(session, backend, deallocating, inserted)
     backend.unnamed = UNKNOWN if may_be_skipped else None
-    return query
+    return restoring + query
 
 
 def _begin_call(session: "Session", message: bytes) -> None:

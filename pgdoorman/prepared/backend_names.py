@@ -10,6 +10,10 @@ class MustWait(Exception):
     """What a message means depends on an answer that is still outstanding."""
 
 
+class MustFlush(MustWait):
+    """The same, and what has been sent has to be flushed for the answer to come."""
+
+
 class BackendNames:
     """The statements that a backend has (or will have, once what was sent is answered). Owned by the backend's owner.
 

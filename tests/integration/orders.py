@@ -1893,6 +1893,13 @@ HUNTED = (
         ),
         logins=({"TimeZone": "Asia/Tokyo", "options": "-c work_mem=7MB"},),
     ),
+    after_login(
+        "a block that is begun behind a DISCARD ALL, without a Sync between them",
+        (P("a", "discard all"), B("", "a"), E(), Q("start transaction"), Q(_LOOK), Q(_MANY), Q("rollback"), Q(_LOOK)),
+        (B("", "a"), E("none"), Q("begin"), S(), Q(_MANY)),
+        (P("a", "discard all"), B("", "a"), E(), H(), Q("select 1 / 0"), Q(_LOOK)),
+        (P("a", "discard all"), B("", "a"), E(), B("", "none"), Q("begin"), E(), S(), Q(_LOOK)),
+    ),
     Order(
         "search paths that came with the login",
         tuple(t(client, (Q("set search_path = c1"), Q("reset all"), Q("show search_path"))) for client in range(4)),
