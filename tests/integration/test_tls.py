@@ -320,6 +320,34 @@ def test_channel_binding(doorman: Doorman, psql: Callable[..., Answer]) -> None:
     assert without.out == "1"
 
 
+def test_a_refused_client_is_told_although_it_says_more(doorman: Doorman, papers: Papers) -> None:
+    """With TLS 1.3 a client is done before its certificate is judged, and goes on: what is unread when its connection is closed
+    must not make the alert get lost in a reset."""
+    expired = papers.clients.issue("alice", begins=-3 * DAY, ends=-DAY, for_clients=True).write(papers.folder, "late")
+    context = papers.context(expired)
+    for _ in range(10):
+        wire = doorman.dial()
+        wire.send(ssl_request())
+        assert wire.receive_bytes(1) == b"S"
+        with context.wrap_socket(wire.sock, server_hostname="localhost") as sock:
+            sock.sendall(startup({"user": "alice", "database": "app"}).data)
+            sock.sendall(bytes(100_000))
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert.certificate.expired"):
+                sock.recv(100)
+
+
+def test_a_refused_login_is_told_although_it_says_more(doorman: Doorman) -> None:
+    for _ in range(10):
+        with doorman.dial() as wire:
+            refused = startup({"user": "nobody_here", "database": "app"}).data
+            wire.send_bytes(refused + query("select 1").data * 5000)
+            assert wire.sock.recv(1, socket.MSG_PEEK)
+            for _ in range(100):  # many a driver does not read any more once this has failed
+                wire.send_bytes(query("select 2").data)
+            assert wire.receive().fields()["C"] == "28000"
+            assert wire.sock.recv(1) == b""
+
+
 def test_channel_binding_notices_a_middleman(doorman: Doorman, papers: Papers, psql: Callable[..., Answer]) -> None:
     """His certificate may be as good as ours: it is not ours."""
     his = papers.servers.issue("localhost", ["localhost"]).write(papers.folder, "his")
