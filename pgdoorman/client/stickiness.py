@@ -525,7 +525,7 @@ class LostSettings(Exception):
 def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> None:
     """A lease begins and something has to be done first: a look whether the backend lives, the client's settings, Closes
     of statements that are too many, a BEGIN that was held back. Then the client is served."""
-    backend.attention = bool(backend.loaded)
+    backend.attention = bool(backend.loaded) or backend.names.has_large
     if backend.loaded and not backend.loaded.issubset(session.ahead):
         session.lose_backend(backend)  # another has loaded what this client must not see
         session.ask_backend(data)
@@ -556,9 +556,9 @@ def prepare(session: "Session", backend: Backend, now: float, data: bytes) -> No
     if session.tracks and session.pool.functions.sequences_are_read:
         backend.sequences_of = session.lease_token
         ask_hidden(backend, FORGET_SEQUENCES)
-    for statement in backend.names.surplus(session.pool.settings.server_prepared_statements_cache_size):
+    for name in backend.names.surplus(session.pool.settings.server_prepared_statements_cache_size):
         backend.exchange.ask(A_HIDDEN_CLOSE)
-        backend.push(close_message(statement.name))
+        backend.push(close_message(name))
     backend.exchange.unsynced = False  # Closes of ours need no Sync: the client's own message flushes them
     if session.ahead:
         session.run_ahead(backend)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
-from pgdoorman.prepared.statement import Statement
+from pgdoorman.prepared.statement import LARGEST_REMEMBERED, Statement
 
 
 def statements(count: int) -> list[Statement]:
@@ -45,8 +45,8 @@ def test_the_least_recently_used_go_first() -> None:
         names.confirmed(one)
     names.has(made[0])
     assert names.surplus(4) == []
-    assert names.surplus(2) == [made[1], made[2]]
-    assert names.surplus(0) == [made[3], made[0]]
+    assert names.surplus(2) == [made[1].name, made[2].name]
+    assert names.surplus(0) == [made[3].name, made[0].name]
     assert len(names) == 0
 
 
@@ -73,6 +73,30 @@ def test_a_parse_behind_deallocate_all_counts() -> None:
     assert old not in names
 
 
+def test_large_ones_are_not_kept_alive() -> None:
+    """They are their client's own: when that has let go of one it is closed."""
+    names = BackendNames()
+    large = Statement(b"select 1 --" + b"x" * LARGEST_REMEMBERED + b"\0\0\0")
+    other = Statement(b"select 2 --" + b"x" * LARGEST_REMEMBERED + b"\0\0\0")
+    for one in (large, other):
+        names.sent(one, 1)
+        names.confirmed(one)
+        assert one in names
+        assert names.has(one, 2)
+    assert (len(names), names.hits) == (2, 2)
+    assert names.surplus(0) == []
+    name = large.name
+    del large, one
+    assert names.has_large
+    assert names.surplus(100) == [name]
+    assert other in names
+    other_name = other.name
+    del other
+    assert names.surplus(100) == [other_name]
+    assert not names.has_large
+    assert len(names) == 0
+
+
 @given(st.lists(st.tuples(st.sampled_from(["make", "use", "trim"]), st.integers(0, 7)), max_size=60))
 def test_the_order_is_that_of_use(steps: list[tuple[str, int]]) -> None:
     made = statements(8)
@@ -83,7 +107,7 @@ def test_the_order_is_that_of_use(steps: list[tuple[str, int]]) -> None:
         if what == "trim":
             gone = names.surplus(number)
             expected = list(model)[: max(0, len(model) - number)]
-            assert gone == expected
+            assert gone == [other.name for other in expected]
             for other in expected:
                 del model[other]
         elif names.has(one):
