@@ -22,6 +22,7 @@ import pytest
 from tests.integration.conftest import StartDoorman
 from tests.integration.watch import Watch, must_be_refused, what_came
 from tests.support.doorman import Doorman, pool, stand_in, user
+from tests.support.pace import Stopwatch
 from tests.support.postgres import SECRET, Postgres
 from tests.support.wire import (
     CANCEL_REQUEST,
@@ -93,7 +94,7 @@ def watch(house: House) -> Iterator[Watch]:
     watch.after()
 
 
-def attack(watch: Watch, data: bytes, story: str, patience: float = 3.0) -> list[Reply]:
+def attack(watch: Watch, data: bytes, story: str, patience: float = 15.0) -> list[Reply]:
     """Sends bytes on a new connection, says no more, and reads whatever comes."""
     wire = watch.doorman.dial(patience)
     try:
@@ -232,7 +233,7 @@ OPTIONS: Final = (
 def test_broken_first_message(watch: Watch, name: str) -> None:
     """It is refused or ignored, and the connection closed."""
     data = STARTUPS[name]
-    wire = watch.doorman.dial(4.0)
+    wire = watch.doorman.dial(15.0)
     try:
         wire.send_bytes(data)
         wire.sock.shutdown(socket.SHUT_WR)
@@ -243,7 +244,7 @@ def test_broken_first_message(watch: Watch, name: str) -> None:
                 answers -= 1
                 if byte != b"N":
                     return  # it wants to talk TLS now
-        replies = what_came(wire, 4.0)
+        replies = what_came(wire, 15.0)
         must_be_refused(replies, name)
     except (HungUp, OSError):
         pass
@@ -264,10 +265,10 @@ def _byte(wire: Wire) -> bytes:
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda text: repr(text)[:40])
 def test_odd_options(watch: Watch, options: str) -> None:
     """`options` is parsed without a hang and without a crash; the client gets an error or a working session."""
-    wire = watch.doorman.dial(4.0)
+    wire = watch.doorman.dial(15.0)
     try:
         wire.log_in({**ALICE, "options": options})
-        assert wire.value("select 'in'", patience=4.0) == "in"
+        assert wire.value("select 'in'", patience=30.0) == "in"
     except ServerError as error:
         if error.fields["S"] not in ("FATAL", "ERROR"):
             pytest.fail(f"neither refused nor let in: {error}")
@@ -288,16 +289,16 @@ def test_random_first_messages(watch: Watch) -> None:
         data = bytearray(chance.choice(good))
         for _ in range(chance.choice((1, 1, 2, 5))):
             _mutate(data, chance)
-        wire = watch.doorman.dial(3.0)
+        wire = watch.doorman.dial(15.0)
         try:
             wire.send_bytes(bytes(data))
             if chance.random() < 0.5:
                 wire.sock.shutdown(socket.SHUT_WR)
-                wire.sock.settimeout(3.0)
+                wire.sock.settimeout(15.0)
                 while wire.sock.recv(65536):
                     pass
         except TimeoutError:
-            pytest.fail(f"mutation {number}, {bytes(data)!r}: no end within 3 s of our end")
+            pytest.fail(f"mutation {number}, {bytes(data)!r}: no end within 15 s of our end")
         except (OSError, WireError):
             pass
         finally:
@@ -329,7 +330,7 @@ def test_first_message_byte_by_byte(watch: Watch) -> None:
 
 def test_first_message_and_queries_in_one_segment(watch: Watch) -> None:
     """A client that does not wait for its log-in (allowed where no password is asked) is served, like by PostgreSQL."""
-    wire = watch.doorman.dial(5.0)
+    wire = watch.doorman.dial(15.0)
     wire.send(startup(ALICE))
     wire.send(query("select 'eager'"), sync())
     replies = wire.receive_until("Z") + wire.receive_until("Z") + wire.receive_until("Z")
@@ -372,7 +373,7 @@ def test_out_of_place_while_logging_in(watch: Watch, state: str, intruder: str) 
     try:
         wire.send_bytes(INTRUDERS[intruder])
         wire.sock.shutdown(socket.SHUT_WR)
-        must_be_refused(what_came(wire, 4.0), f"{intruder} when {state}")
+        must_be_refused(what_came(wire, 15.0), f"{intruder} when {state}")
     except (HungUp, OSError):
         pass
     finally:
@@ -380,7 +381,7 @@ def test_out_of_place_while_logging_in(watch: Watch, state: str, intruder: str) 
 
 
 def _bring_to(doorman: Doorman, state: str) -> Wire:
-    wire = doorman.dial(5.0)
+    wire = doorman.dial(15.0)
     who = "md5_user" if state == "asked for md5" else "scram_user"
     wire.send(startup({"user": who, "database": "app"}))
     assert wire.receive().kind == "R"
@@ -394,7 +395,7 @@ def _scram(
     watch: Watch, who: str, first: bytes, final: Callable[[bytes], bytes], mechanism: str = "SCRAM-SHA-256"
 ) -> list[Reply]:
     """A SCRAM log-in with messages of our own making; everything that came."""
-    wire = watch.doorman.dial(5.0)
+    wire = watch.doorman.dial(15.0)
     try:
         wire.send(startup({"user": who, "database": "app"}))
         replies = [wire.receive()]
@@ -405,11 +406,11 @@ def _scram(
         reply = wire.receive()
         replies.append(reply)
         if reply.kind != "R":
-            return replies + wire.wait_closed(4.0)
+            return replies + wire.wait_closed(15.0)
         wire.send(sasl_response(final(reply.body[4:])))
         with contextlib.suppress(OSError):  # it may have closed already
             wire.sock.shutdown(socket.SHUT_WR)
-        return replies + wire.wait_closed(4.0)
+        return replies + wire.wait_closed(15.0)
     except HungUp as error:
         return error.replies
     finally:
@@ -548,7 +549,7 @@ def test_odd_length_inside_sasl_initial_response(watch: Watch, size: int) -> Non
     wire = _bring_to(watch.doorman, "asked for SCRAM")
     wire.send_bytes(frame("p", b"SCRAM-SHA-256\0" + struct.pack("!i", size) + ScramClient(SECRET).first()))
     wire.sock.shutdown(socket.SHUT_WR)
-    must_be_refused(wire.wait_closed(4.0), f"an initial response of {size} bytes")
+    must_be_refused(wire.wait_closed(15.0), f"an initial response of {size} bytes")
     wire.hang_up()
 
 
@@ -556,7 +557,7 @@ def test_odd_length_inside_sasl_initial_response(watch: Watch, size: int) -> Non
 @pytest.mark.parametrize("who", ["md5_user", "scram_user"])
 def test_wrong_passwords_of_every_length(watch: Watch, who: str, size: int) -> None:
     with pytest.raises(ServerError, match=r"28P01|08P01"):
-        watch.doorman.connect("app", who, "p" * size, patience=5.0)
+        watch.doorman.connect("app", who, "p" * size, patience=30.0)
 
 
 def test_a_right_log_in_after_wrong_and_abandoned_ones(watch: Watch) -> None:
@@ -591,7 +592,7 @@ def test_md5_answer_cannot_be_replayed(watch: Watch) -> None:
         reply = wire.receive()
         salts.add(reply.body[4:8])
         wire.send(password_message(md5_answer("md5_user", SECRET, b"\0\0\0\0")))
-        must_be_refused(wire.wait_closed(4.0), "an answer to another salt", ("28P01",))
+        must_be_refused(wire.wait_closed(15.0), "an answer to another salt", ("28P01",))
         wire.hang_up()
     assert len(salts) == 5
 
@@ -614,7 +615,7 @@ def test_odd_length_fields(watch: Watch, kind: str) -> None:
                 continue
             watch.must_serve()
             wire.sock.shutdown(socket.SHUT_WR)
-            replies = wire.wait_closed(4.0)
+            replies = wire.wait_closed(15.0)
             assert not replies or replies[-1].kind == "E", f"length {size}: {replies}"
 
 
@@ -698,7 +699,7 @@ def test_backend_is_free_at_once_behind_a_violation(watch: Watch, good: bytes, d
     wire = _logged_in(watch)
     wire.send_bytes(good + data)
     wire.sock.shutdown(socket.SHUT_WR)
-    wire.wait_closed(4.0)
+    wire.wait_closed(15.0)
     wire.hang_up()
     watch.must_serve(within=1.5)
 
@@ -726,16 +727,16 @@ def test_random_messages(watch: Watch) -> None:
             try:
                 wire.send_bytes(bytes(data))
                 wire.sock.shutdown(socket.SHUT_WR)
-                wire.wait_closed(6.0)
+                wire.wait_closed(15.0)
             except HungUp:
                 pass
             except Silence as error:
-                pytest.fail(f"mutation {number}, {bytes(data)!r}: not closed within 6 s of our end: {error}")
+                pytest.fail(f"mutation {number}, {bytes(data)!r}: not closed within 15 s of our end: {error}")
             wire.reset()
 
 
 def _logged_in(watch: Watch) -> Wire:
-    return watch.doorman.connect("app", "alice", parameters={"application_name": "hostile"}, patience=5.0)
+    return watch.doorman.connect("app", "alice", parameters={"application_name": "hostile"}, patience=30.0)
 
 
 # --- Many, slow, greedy ---------------------------------------------------------------------------------------------
@@ -843,18 +844,17 @@ def test_slow_loris(postgres: Postgres, start_doorman: StartDoorman) -> None:
     )
     watch = Watch(doorman)
     data = startup(ALICE).data
-    slow = [doorman.dial(5.0) for _ in range(200)]
+    slow = [doorman.dial(15.0) for _ in range(200)]
     try:
-        started = time.monotonic()
+        watched = Stopwatch()
         for number in range(10):
             for wire in slow:
                 wire.send_bytes(data[number : number + 1])
             watch.must_serve(within=2.0)
             time.sleep(0.05)
         for wire in slow:
-            must_be_refused(wire.wait_closed(10.0), "a log-in that takes too long")
-        took = time.monotonic() - started
-        assert took < 9, f"they were sent away only after {took:.1f} s (client_login_timeout is 3 s)"
+            must_be_refused(wire.wait_closed(15.0), "a log-in that takes too long")
+        watched.must_be_below(9, "they were sent away (client_login_timeout is 3 s)")
     finally:
         for wire in slow:
             wire.hang_up()
@@ -870,7 +870,7 @@ def test_slow_inside_the_password(postgres: Postgres, start_doorman: StartDoorma
     slow = [_bring_to(doorman, state) for state in ("asked for SCRAM", "inside SCRAM") for _ in range(30)]
     watch.must_serve(within=2.0)
     for wire in slow:
-        must_be_refused(wire.wait_closed(8.0), "a proof that never comes")
+        must_be_refused(wire.wait_closed(15.0), "a proof that never comes")
         wire.hang_up()
     watch.after()
 
@@ -1031,10 +1031,10 @@ def tls_watch(postgres: Postgres, start_doorman: StartDoorman, certificate: tupl
 )
 def test_plaintext_behind_ssl_request(tls_watch: Watch, data: bytes) -> None:
     """Bytes that came before the handshake are never taken for what is said inside of it (CVE-2021-3935 class)."""
-    wire = tls_watch.doorman.dial(4.0)
+    wire = tls_watch.doorman.dial(15.0)
     wire.send_bytes(ssl_request().data + data)
     wire.sock.shutdown(socket.SHUT_WR)
-    wire.sock.settimeout(4.0)
+    wire.sock.settimeout(15.0)
     came = b""
     try:
         while chunk := wire.sock.recv(65536):
@@ -1049,7 +1049,7 @@ def test_plaintext_behind_ssl_request(tls_watch: Watch, data: bytes) -> None:
 
 def test_tls_still_works_after_broken_handshakes(tls_watch: Watch) -> None:
     for noise in (b"", b"\x16", b"\x16\x03\x01\x02\0\x01", bytes(1000), b"\x15\x03\x01\0\2\2\x28", b"\x80\x2e\x01"):
-        wire = tls_watch.doorman.dial(4.0)
+        wire = tls_watch.doorman.dial(15.0)
         wire.send(ssl_request())
         assert wire.receive_bytes(1) == b"S"
         wire.send_bytes(noise)

@@ -324,7 +324,7 @@ def judge(record: Record, watch: Watch) -> None:
         pytest.fail(
             f"{len(record.failures)} failures; {summary}\n{listing}\n{watch.doorman.log_tail(20)}", pytrace=False
         )
-    watch.must_serve(within=8.0).must_be_clean(patience=15.0).must_rest()
+    watch.must_serve(within=8.0).must_be_clean().must_rest()
 
 
 def _pools(server: Postgres) -> dict[str, dict[str, object]]:

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from tests.support.postgres import Postgres
 from tests.support.process import Process, free_port, wait_until
-from tests.support.wire import ServerError, Wire, WireError, query
+from tests.support.wire import ServerError, Wire, WireError, gssenc_request, query
 
 ADMIN_USER = "admin"
 ADMIN_PASSWORD = "admin-secret"
@@ -196,11 +196,13 @@ class Doorman:
         assert self.process.is_running, f"the pooler ended with {self.process.exit_code}:\n{self.log()[-6000:]}"
 
     def _accepts(self) -> bool:
+        """Whether it answers. That a connection can be made says only that this door is open, not the others too."""
         try:
-            socket.create_connection((self.host, self.port), timeout=1).close()
+            with socket.create_connection((self.host, self.port), timeout=1) as sock:
+                sock.sendall(gssenc_request().data)
+                return sock.recv(1) == b"N"
         except OSError:
             return False
-        return True
 
     # -- use --
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,17 @@ from typing import Self
 
 class DidNotStart(Exception):
     """A process ended, or did not become ready in time. The message ends with its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadState:
+    """One thread as the kernel sees it: whether it waits for something just now, the processor time that it has used
+    (seconds), and how often it has gone to sleep."""
+
+    name: str
+    asleep: bool
+    used: float
+    sleeps: int
 
 
 _lot = random.SystemRandom()  # not that of all, which Hypothesis resets
@@ -155,6 +167,21 @@ class Process:
         """User and system time of all its threads until now."""
         fields = (self._proc() / "stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def threads(self) -> dict[int, "ThreadState"]:
+        """All its threads, by their ids."""
+        found = {}
+        for entry in (self._proc() / "task").iterdir():
+            try:
+                status = (entry / "status").read_text()
+                used = int((entry / "schedstat").read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # ended while we looked
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            found[int(entry.name)] = ThreadState(
+                fields["Name"], fields["State"].startswith("S"), used / 1e9, int(fields["voluntary_ctxt_switches"])
+            )
+        return found
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from pgdoorman.protocol import codes
 from pgdoorman.transport.connect import Address
 from tests.support import fake_server as fake
 from tests.support.fake_server import FakeServer, Peer
+from tests.support.pace import Stopwatch
 from tests.support.postgres import SECRET, Postgres
 from tests.support.wire import frame
 from tests.unit.backend.hands import plan_for
@@ -123,10 +124,11 @@ def test_a_silent_server_costs_the_timeout_and_no_more(drip: bool) -> None:
             peer.send(bytes([byte]) if drip else b"")
 
     with FakeServer(wait) as server:
-        began = monotonic()
+        watched = Stopwatch()
         with pytest.raises(BackendUnavailable, match="in time"):
             wait_opened(plan_at(server, timeout=0.4))
-        assert 0.3 < monotonic() - began < 1.5
+        assert watched.seconds > 0.3
+        watched.must_be_below(1.5, "a time limit of 0.4 s")
         server.cut()
 
 
