@@ -458,7 +458,8 @@ class Generator:
         elif choice == 1:
             yield describe_portal(self._random.choice(_PORTALS))
         elif choice == 2:
-            yield execute(self._random.choice(_PORTALS), self._random.choice((0, 1)))
+            # Not the unnamed portal: PostgreSQL 17.10 dies of an Execute of what a Query that failed in a block has left there.
+            yield execute(self._random.choice(("p1", "p2")), self._random.choice((0, 1)))
         elif choice == 3:
             yield copy_data("1\tstray\n")
         elif choice == 4:

@@ -510,7 +510,7 @@ class Hunt:
                 # PostgreSQL itself did not answer, or the pooler's clients have left something locked.
                 with self._lock:
                     self.findings += 1
-                print(f"somewhere in {piece}, the rest of which is left out: {error}", flush=True)
+                print(f"somewhere in {piece}, the rest of which is left out: {error}{_crash(self._server)}", flush=True)
                 oracle.end_pooled_backends()
                 return
             done = end if finding is None else finding.number + 1
@@ -523,6 +523,13 @@ class Hunt:
             if finding is not None:
                 oracle.end_pooled_backends()
             first = done
+
+
+def _crash(server: Postgres) -> str:
+    """What PostgreSQL said of its own accidents; they take all its connections with them."""
+    said = server.log().splitlines()
+    found = [number for number, line in enumerate(said) if "was terminated by signal" in line]
+    return "".join(f"\n{line[:2000]}" for number in found[-1:] for line in said[number : number + 3])
 
 
 def _wanted_parts(profile: str | None, setting: str | None) -> list[Part]:
