@@ -392,6 +392,12 @@ class Stands:
             self._running[name] = self._open(SETTINGS[name])
         return self._running[name]
 
+    def abandon(self, name: str) -> None:
+        """Its connections to PostgreSQL are lost: start all of it anew when it is needed again."""
+        doorman, oracle = self._running.pop(name)
+        doorman.kill()
+        oracle.close()
+
     def close(self) -> None:
         for _, oracle in self._running.values():
             oracle.close()
@@ -511,7 +517,7 @@ class Hunt:
                 with self._lock:
                     self.findings += 1
                 print(f"somewhere in {piece}, the rest of which is left out: {error}{_crash(self._server)}", flush=True)
-                oracle.end_pooled_backends()
+                stands.abandon(piece.part.setting)
                 return
             done = end if finding is None else finding.number + 1
             with self._lock:
