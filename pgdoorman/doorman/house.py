@@ -600,6 +600,8 @@ class Doorman:
             raise HandoverError("pooler is shutting down")
         if self._successor is None:
             raise HandoverError("this process does not know how to start another one like it")
+        if os.getpid() == 1:
+            raise HandoverError("the first process of a container cannot be replaced: the container ends with it")
         return self._successor
 
     def _leave_doors_to(self, process: int) -> None:
