@@ -137,7 +137,7 @@ def test_fifty_clients_work_on_over_five_upgrades(start: StartDoorman, postgres:
         for client in clients:
             client.join(PATIENCE)
     assert [client.failure for client in clients if client.failure] == []
-    assert f"{CLIENTS} clients were handed over" in doorman.log()
+    doorman.wait_logged(f"{CLIENTS} clients were handed over")
     assert counts[-1] <= counts[0] + 8, (counts, descriptors(process))  # backends are opened as they are needed
     for client in clients:
         client.wire.terminate()
@@ -329,7 +329,7 @@ def test_a_successor_that_cannot_open_changes_nothing(start: StartDoorman, postg
         done = upgrade(process)
     assert done.returncode == 1
     assert "the new process ended with exit code" in done.stderr
-    assert "cannot listen" in doorman.log()
+    doorman.wait_logged("cannot listen")
     assert family(doorman) == [process]
     assert wire.value("show my.own") == "kept"
     wait_until(lambda: len(descriptors(process)) <= len(before) + 1, PATIENCE, "nothing is left open")  # a backend's

@@ -155,7 +155,7 @@ def test_receiving_wal(doorman: Doorman, postgres: Postgres, tmp_path: Path) -> 
 def test_refusals(doorman: Doorman) -> None:
     """By the rules, by the server, by ourselves; and what is no boolean."""
     for database, parameters, code in (
-        ("app", {"replication": "perhaps"}, "08P01"),
+        ("app", {"replication": "perhaps"}, "22023"),
         ("nowhere", {"replication": "database"}, "3D000"),
         ("app", {"replication": "database", "work_mem": "nonsense"}, "22023"),
     ):

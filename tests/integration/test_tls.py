@@ -944,7 +944,7 @@ def test_a_server_that_stops_in_the_handshake(start_doorman: StartDoorman, tls_p
         waiting.start()
         assert _outcome(doorman) == "t"
         waiting.join(20.0)
-        assert "did not complete the TLS handshake in time" in doorman.log()
+        doorman.wait_logged("did not complete the TLS handshake in time")
 
 
 def _refused(doorman: Doorman) -> None:

@@ -92,7 +92,7 @@ def test_a_successor_that_would_not_start_changes_nothing(upgradable: Doorman) -
     done = upgrade(doorman.process.process_id)
     assert done.returncode == 1
     assert "refuses the configuration" in done.stderr
-    assert "nonsense" in doorman.log()
+    doorman.wait_logged("nonsense")
     with doorman.connect(patience=PATIENCE) as wire:
         assert wire.value("select 1") == "1"
     assert family(doorman) == [doorman.process.process_id]

@@ -180,6 +180,10 @@ class Doorman:
     def log(self) -> str:
         return self._process.log() if self._process is not None else self.log_file.read_text(errors="replace")
 
+    def wait_logged(self, text: str, patience: float = 20.0) -> None:
+        """Wait for a line that has this in it: lines are written behind the back of whoever logs."""
+        wait_until(lambda: text in self.log(), patience, f"{text!r} in the log")
+
     def state(self) -> str:
         """Pools, clients and servers as the console shows them, without the idle ones; empty if it cannot be asked."""
         with contextlib.suppress(OSError, WireError, ServerError):
