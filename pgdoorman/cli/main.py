@@ -413,7 +413,7 @@ def with_command(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Entry point of the console script and of `python -m pgdoorman`."""
     arguments = sys.argv[1:]
-    ensure_gil_off(arguments)
+    ensure_gil_off(arguments, serves=with_command(arguments)[0] == "run")
     # A script that is started by another Python must find this package again after a re-exec; nobody else needs it.
     os.environ.pop("PYTHON_GIL", None)
     try:

@@ -47,6 +47,7 @@ from pgdoorman.pool.registry import Registry, retire
 from pgdoorman.protocol.startup import CancelRequest
 from pgdoorman.runtime.acceptor import Acceptor
 from pgdoorman.runtime.helpers import Helpers
+from pgdoorman.runtime.memory import MemoryReturn, give_back, resident_bytes
 from pgdoorman.runtime.periodic import Periodic
 from pgdoorman.runtime.process import NoSuchUser, become_user, bind_thread, cores_for_workers, raise_descriptor_limit
 from pgdoorman.runtime.systemd import ServiceManager
@@ -170,6 +171,7 @@ class Doorman:
         self._acceptor: Acceptor | None = None
         self._web: WebServer | None = None
         self._janitor = Periodic()
+        self._memory = MemoryReturn()
         self._service = Service(ServiceManager(), (*self.serving, *self.logins))
         self._ended = threading.Event()
         self._mode: ShutdownMode | None = None
@@ -224,6 +226,7 @@ class Doorman:
         self._janitor.every(IDLE_TICK, self._look_at_idle)
         self._janitor.every(PERIOD, self._end_period)
         self._janitor.every(LIMITS_TICK, self._collect)
+        self._janitor.every(IDLE_TICK, self._return_memory)
         self._janitor.every(SERVICE_TICK, self._service.watch)
         self._janitor.start()
         # What has been built so far lives as long as the process: the collector need not look at it again. It stops
@@ -399,6 +402,11 @@ class Doorman:
         for session in list(self.desk.sessions.values()):
             if passed_limit(session, now) is not None:
                 session.worker.post(partial(enforce, session))
+
+    def _return_memory(self) -> None:
+        if self._memory.is_worth_while(monotonic(), resident_bytes()):
+            for worker in (*self.serving, *self.logins):
+                worker.post(give_back)
 
     def _end_period(self) -> None:
         now = monotonic()

@@ -1,7 +1,6 @@
 """What an operator may ask of the house: the `Control` that console, web pages and command line see."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -51,6 +50,7 @@ from pgdoorman.doorman import reports
 from pgdoorman.doorman.pauses import Pauses
 from pgdoorman.errors import ConfigError, HandoverError, PgDoormanError, ShuttingDown
 from pgdoorman.pool.pool import Pool
+from pgdoorman.runtime.memory import resident_bytes
 from pgdoorman.transport.socket_states import count_sockets
 
 if TYPE_CHECKING:
@@ -417,12 +417,3 @@ def _is_quiet(pool: "Pool | _Obsolete") -> bool:
         return not any(one.epoch != epoch or now > one.expires_at for one in pool.pool.ledger.members())
     statistics = pool.statistics()
     return statistics.leased == 0 and statistics.examined == 0
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, 0 where /proc does not tell."""
-    try:
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pgdoorman.cli.gil import NO_ARENAS
 from tests.support.postgres import Postgres
 from tests.support.process import Process, free_port, wait_until
 from tests.support.wire import ServerError, Wire, WireError, gssenc_request, query
@@ -99,7 +100,7 @@ class Doorman:
         pools: Mapping[str, Settings],
         general: Mapping[str, Any] | None = None,
         sections: Mapping[str, Any] | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
         arguments: Iterable[str] = (),
     ) -> None:
         self.directory = directory
@@ -145,7 +146,8 @@ class Doorman:
         self._process = Process(
             self.command(),
             self.log_file,
-            environment={"NO_COLOR": "1", **self.environment},
+            # The allocator's setting is what the program would start itself anew for: that takes time, in hundreds of tests.
+            environment={"NO_COLOR": "1", NO_ARENAS: "0", **self.environment},
             directory=Path(__file__).parents[2],
         )
         self._process.wait_ready(self._accepts, patience)

@@ -61,7 +61,7 @@ class Process:
         log: Path,
         *,
         user: str = "",
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
         directory: Path | None = None,
     ) -> None:
         self.command = list(command)
@@ -74,7 +74,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=directory,
-                env=None if environment is None else {**os.environ, **environment},
+                env=None if environment is None else _environment(environment),
                 start_new_session=True,
             )
 
@@ -190,6 +190,12 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Ours with these changes; None takes a variable away."""
+    changed = {**os.environ, **changes}
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def _death_with_parent(user: str) -> list[str]:
