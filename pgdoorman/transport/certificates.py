@@ -6,6 +6,7 @@ same, which is how a reload sees whether anything has changed. Nothing here know
 
 import ipaddress
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from pgdoorman.config.settings import Secret, TlsFiles
@@ -149,7 +151,12 @@ def _private_key(path: Path, passphrase: Secret, key: str) -> Any:
 
 def _dh_params(path: Path, key: str) -> bytes:
     data = _read(path, key)
-    found: Any = _parsed(lambda: serialization.load_pem_parameters(data), "holds no parameters in PEM form", path, key)
+    with warnings.catch_warnings():
+        # Newer releases say that they will not read them for ever. It is OpenSSL that uses them.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        found: Any = _parsed(
+            lambda: serialization.load_pem_parameters(data), "holds no parameters in PEM form", path, key
+        )
     prime = getattr(found.parameter_numbers(), "p", 0) if hasattr(found, "parameter_numbers") else 0
     if prime.bit_length() < LEAST_DH_BITS:
         raise ConfigError(

@@ -243,6 +243,8 @@ class TlsSocket:
                 return 0  # closed without a farewell: every message of PostgreSQL's says how long it is, so nothing is lost
             case SSL.SysCallError(args=(int(number), *_)):
                 raise OSError(number, "the TLS connection was lost")
+            case SSL.Error(args=([],)):
+                return 0  # what was wrong has been said before; later OpenSSLs say it once
         self._announce_end()  # OpenSSL does not say it twice
         raise ConnectionResetError(errno.ECONNRESET, f"the TLS connection is broken: {reason_of(error)}")
 

@@ -14,6 +14,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = timedelta(days=1)
 
+DH_512 = """\
+-----BEGIN DH PARAMETERS-----
+MEYCQQCma2SUBtXV59kdLR6o63yNj0OrJ6W8807Pcz9v8dLUQFKr8hoRpIpVfOfe
+c6q0Xw/V544YH7/820ZgjVQ/P9ynAgEC
+-----END DH PARAMETERS-----
+"""
+
 # RFC 7919, ffdhe2048
 DH_2048 = """\
 -----BEGIN DH PARAMETERS-----

@@ -12,8 +12,6 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import dh
-from cryptography.hazmat.primitives.serialization import Encoding, ParameterFormat
 from OpenSSL import SSL
 
 from pgdoorman.config.settings import TlsFiles, TlsVersion
@@ -23,7 +21,7 @@ from pgdoorman.transport.certificates import read_material
 from pgdoorman.transport.sockets import DONT_WAIT
 from pgdoorman.transport.tls import TlsContext
 from pgdoorman.transport.tls_socket import RECORD, AheadTlsSocket, FastTlsSocket, TlsFailed, TlsSocket
-from tests.support.certificates import DH_2048, Authority, Pair, self_signed
+from tests.support.certificates import DH_512, DH_2048, Authority, Pair, self_signed
 
 PATIENCE = 10.0
 
@@ -509,8 +507,7 @@ def test_diffie_hellman(authority: Authority, tmp_path: Path) -> None:
 
 
 def test_short_diffie_hellman_parameters(tmp_path: Path) -> None:
-    short = dh.generate_parameters(2, 512)
-    (tmp_path / "dh.pem").write_bytes(short.parameter_bytes(Encoding.PEM, ParameterFormat.PKCS3))
+    (tmp_path / "dh.pem").write_text(DH_512)
     with pytest.raises(ConfigError, match="no Diffie-Hellman parameters of 2048 bits"):
         read_material(TlsFiles(dh_params=tmp_path / "dh.pem"))
 
