@@ -492,8 +492,9 @@ def test_diffie_hellman(authority: Authority, tmp_path: Path) -> None:
     cipher = "DHE-RSA-AES128-GCM-SHA256"
     files = TlsFiles(certificate=certificate, private_key=key, maximum=TlsVersion.TLS_1_2, ciphers=cipher)
     client = TlsContext(read_material(TlsFiles()), server=False, verify=False)
-    with pytest.raises(TlsFailed):
-        shake(TlsContext(read_material(files), server=True, verify=False), client)
+    if SSL.OPENSSL_VERSION_NUMBER < 0x40000000:  # later ones have parameters of their own
+        with pytest.raises(TlsFailed):
+            shake(TlsContext(read_material(files), server=True, verify=False), client)
     given = replace(files, dh_params=parameters)
     one, other = shake(TlsContext(read_material(given), server=True, verify=False), client)
     assert one.description == f"TLSv1.2/{cipher}"
