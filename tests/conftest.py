@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_timeout
+from _pytest.mark.expression import Expression
 from hypothesis import settings
 
 from tests.support.schedule import Schedule, rank_of
@@ -20,11 +21,17 @@ settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     if sys._is_gil_enabled():  # there is no public way to ask
         raise pytest.UsageError(
             "the tests are for an interpreter without the GIL: make test, or .venv/bin/python -X gil=0"
         )
+    # Here, where it can be said plainly: workers that find it out each end on their own, with tests left to do.
+    for option, expression in (("-k", config.option.keyword), ("-m", config.option.markexpr)):
+        try:
+            Expression.compile(expression)
+        except SyntaxError as error:
+            raise pytest.UsageError(f"{option} {expression!r}, column {error.offset}: {error.msg}") from None
 
 
 def pytest_report_header() -> str:

@@ -1,6 +1,10 @@
 """Who runs what when several workers run the tests: the names in tests.support.schedule are those of tests that exist."""
 
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.support.schedule import ALONE, LONGEST_FIRST, PARTS, rank_of, unit_of
 
@@ -33,3 +37,13 @@ def test_long_ones_first_and_those_that_are_alone_last() -> None:
     ranks = [rank_of(name) for name in (*others, f"{ALONE[0]}test_c.py::test")]
     assert ranks == sorted(set(ranks))
     assert unit_of(f"{ALONE[0]}test_c.py::test") == unit_of(f"{ALONE[0]}test_d.py::test")
+
+
+@pytest.mark.parametrize("option", ["-k", "-m"])
+def test_an_expression_that_is_none_is_told_in_one_line(option: str) -> None:
+    """By the one who hands out the work: a worker that ends with tests left to do looks like a crash."""
+    command = [sys.executable, "-X", "gil=0", "-m", "pytest", "-q", "-n", "2", option, "and (", __file__]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {option} 'and ('" in ended.stderr
+    assert "INTERNALERROR" not in ended.stdout + ended.stderr
