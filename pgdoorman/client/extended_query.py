@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import UNKNOWN, Backend
-from pgdoorman.client import defaults, stickiness
+from pgdoorman.client import defaults, preparing, stickiness
 from pgdoorman.config.settings import ReparseLiveName
 from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import MustFlush, MustWait
@@ -29,25 +29,20 @@ from pgdoorman.prepared.client_names import (
     Clearing,
     ClientNames,
     Deallocating,
-    Describing,
     Doing,
     Naming,
-    Preparing,
     Rewording,
     Taken,
 )
 from pgdoorman.prepared.rewrite import (
     STAND_IN,
     close_message,
-    close_portal_message,
     describe_message,
     guard_name,
     parse_message,
-    prepare_again_message,
-    prepare_message,
 )
 from pgdoorman.prepared.scan import LOADS, READS_SEQUENCES, RESETS, SPEAKS_OF_NAMES
-from pgdoorman.prepared.statement import ABSENT_PREFIX, EXPLAINING, TAKEN, Statement, absent, parameter_count
+from pgdoorman.prepared.statement import ABSENT_PREFIX, EXPLAINING, TAKEN, Statement
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.codes import SYNC_MESSAGE
 from pgdoorman.protocol.exchange import (
@@ -65,7 +60,6 @@ from pgdoorman.protocol.exchange import (
     AN_EXECUTE,
     BIND,
     CLOSE,
-    DESCRIBE_STATEMENT,
     EXECUTE,
     PARSE,
     QUERY,
@@ -90,7 +84,8 @@ _PLAIN: Final = {codes.PARSE: A_PARSE, codes.BIND: A_BIND, codes.EXECUTE: AN_EXE
 def translate(session: "Session", backend: Backend, data: bytes, position: int, total: int, pieces: list[bytes]) -> int:
     """Pass on the whole message at `position`, or the whole plain segment that begins there. Returns where it ends.
 
-    Raises MustWait if the message depends on an outstanding answer; nothing was done then.
+    Raises MustWait if the message depends on an outstanding answer: it was not passed on then. (What asks for that answer
+    may be in `pieces`.)
     """
     exchange = backend.exchange
     if not exchange.unsynced and not exchange.careful:
@@ -327,6 +322,7 @@ def _plain_segment(
                 # Nothing can fail before it, so it is as good as done: no need to wait for the answer.
                 backend.exchange.entries.append(A_STANDING_IN_SEGMENT)
                 names.names[b""] = parsed
+                names.stood_in = data[first:end]
                 session.counters.client_parses += 1
             if flags and session.tracks:
                 stickiness.note_text(session, backend, flags, b"")
@@ -393,6 +389,7 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
         pieces.append(data[position:end])
         return
     names = names_of(session)
+    names.stood_in, names.stood = b"", None
     counters = session.counters
     counters.client_parses += 1
     if name:
@@ -403,7 +400,7 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
                 pieces.append(parse_message(live.name, tail))
                 return
             # The server has to refuse it, for the reason that comes first in its own order. It need not have the live one.
-            _ensure(session, backend, TAKEN, pieces)
+            preparing.ensure(session, backend, names.segment, TAKEN, pieces)
             exchange.ask(Expected(PARSE, effect=Taken(names, name)))
             pieces.append(parse_message(TAKEN.name, tail))
             return
@@ -428,12 +425,12 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
         if known is not None:
             statement = known
         elif not name and not book.is_familiar(tail):
-            _parse_unnamed(session, backend, tail, data[position:end], pieces)
+            _parse_unnamed(session, backend, tail, data, position, end, pieces)
             return
         else:
             generation = book.generation
             statement = book.find(tail, session.wanted.planning)
-            if not name and names.is_free(statement, name):
+            if not name and statement.elder is None and names.is_free(statement, name):
                 names.remember(statement.tail, statement, generation)  # its own copy of the text: one for all clients
         if name:
             names.recent.pop(tail, None)
@@ -441,28 +438,37 @@ def _parse(session: "Session", backend: Backend, data: bytes, position: int, end
             statement = Statement(tail)
     stickiness.note_statement(session, statement)
     if backend.names.has(statement, names.segment):
+        names.stood_in, names.stood = preparing.first_segment(backend, data, position), statement
+        if names.stood_in and (name or not _is_used_at_once(data, end)):
+            # Only now can it be mended if it is out of date.
+            exchange.ask(preparing.describing(backend, statement, hidden=True))
+            pieces.append(describe_message(statement.name))
         exchange.ask(Expected(CLOSE, reply=codes.PARSE_COMPLETE, effect=Naming(names, name, statement, None)))
         pieces.append(STAND_IN)
         return
-    backend.names.sent(statement, names.segment)
-    backend.attention = True  # there may be one too many now
-    counters.server_parses += 1
-    exchange.ask(Expected(PARSE, effect=Naming(names, name, statement, backend.names)))
-    pieces.append(prepare_message(statement))
-    if name and statement.parameters is None:
-        # It may be described where it can no longer be parsed: in a failed block on a backend that lacks it, or under another
-        # search_path. The answer has to be known before.
-        exchange.ask(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(statement)))
-        pieces.append(describe_message(statement.name))
+    preparing.parse(session, backend, names, name, statement, pieces)
+    if name or statement.generation >= 0 or statement.elder is not None or not _is_used_at_once(data, end):
+        preparing.check(session, backend, names, name, statement, pieces)
 
 
-def _parse_unnamed(session: "Session", backend: Backend, tail: bytes, message: bytes, pieces: list[bytes]) -> None:
+def _is_used_at_once(data: bytes, end: int) -> bool:
+    """Whether the message behind a Parse that ends there is a Bind or a Describe. What the client is told of an unnamed
+    statement matters only if it is used later, perhaps on another backend."""
+    return data[end : end + 1] in (b"B", b"D")
+
+
+def _parse_unnamed(
+    session: "Session", backend: Backend, tail: bytes, data: bytes, position: int, end: int, pieces: list[bytes]
+) -> None:
     """A text that was not seen before, unnamed: into the server's own unnamed slot."""
     statement = Statement(tail)
     stickiness.note_statement(session, statement)
     session.counters.server_parses += 1
     backend.exchange.ask(Expected(PARSE, effect=Slotting(names_of(session), statement, backend)))
-    pieces.append(message)
+    pieces.append(data[position:end])
+    if not _is_used_at_once(data, end):
+        backend.exchange.ask(preparing.describing(backend, statement, hidden=True))
+        pieces.append(describe_message(b""))
 
 
 class Slotting(Naming):
@@ -499,10 +505,10 @@ def _bind(session: "Session", backend: Backend, data: bytes, position: int, end:
         backend.exchange.ask(A_BIND)  # malformed: the server says so
         pieces.append(data[position:end])
         return
-    session.counters.binds += 1
     own = data[start:stop]
     portal = data[position + 5 : start - 1]
     name = _server_name(session, backend, own, pieces, portal, data, stop, end)
+    session.counters.binds += 1
     if name is None:
         backend.exchange.ask(A_BIND)
         pieces.append(data[position:end])
@@ -541,9 +547,15 @@ def _describe(session: "Session", backend: Backend, data: bytes, position: int, 
         pieces.append(data[position:end])
         return
     own = data[position + 6 : end - 1]
-    described = [A_DESCRIBE_STATEMENT]
+    described: list[Expected] = []
     name = _server_name(session, backend, own, pieces, described=described)
-    backend.exchange.ask(described[-1])
+    statement = names_of(session).find(own)
+    if described:
+        backend.exchange.ask(described[0])
+    elif statement is not None and statement.columns is None:
+        backend.exchange.ask(preparing.describing(backend, statement))
+    else:
+        backend.exchange.ask(A_DESCRIBE_STATEMENT)
     pieces.append(data[position:end] if name is None else b"D" + _pack(6 + len(name)) + b"S" + name + b"\0")
 
 
@@ -577,79 +589,6 @@ class EmptySlot(Naming):
         if self.backend.unnamed is UNKNOWN:
             self.backend.unnamed = None
         super().happened()
-
-
-def _may_be_in_block(backend: Backend) -> bool:
-    """What is outstanding may begin a block, which may fail."""
-    return backend.status != codes.IDLE or backend.exchange.awaits_ready
-
-
-def _may_be_stale(session: "Session", statement: Statement) -> bool:
-    """Whether a text that was good when the client parsed it may have become wrong: under another search_path, or by DDL."""
-    return session.planning_is_private or statement.valid_for != (session.pool.book.generation, session.wanted.planning)
-
-
-def _stand_in(
-    session: "Session",
-    backend: Backend,
-    statement: Statement,
-    own: bytes,
-    pieces: list[bytes],
-    portal: bytes,
-    rest: bytes,
-) -> Statement:
-    """What to bind for a statement that the backend lacks, called `own` by the client; `rest` is the Bind behind the name.
-
-    Where the block has failed the statement cannot be prepared, nor where its text has become wrong: but before the server
-    complains of that, it complains of the wrong number of parameters, of the portal that exists already. So an empty
-    statement with as many parameters is bound instead, or where it is not certain that this is the end of it, before.
-
-    Raises MustWait if it is not known whether the block has failed.
-    """
-    in_block = _may_be_in_block(backend)
-    stale = _may_be_stale(session, statement)
-    if not (in_block or stale) or (stand_in := absent(statement)) is None:
-        return statement
-    if in_block and backend.exchange.awaits_ready:
-        raise MustWait
-    failed = backend.status == codes.FAILED
-    if failed and not backend.exchange.unsynced:
-        return stand_in
-    # What stands before it in its segment may have ended the block.
-    if (failed or stale) and parameter_count(statement) is not None:
-        _ensure(session, backend, stand_in, pieces)
-        backend.exchange.ask(Expected(BIND, hidden=True, effect=Taken(names_of(session), own)))
-        backend.exchange.ask(Expected(CLOSE, hidden=True))
-        body = portal + b"\0" + stand_in.name + rest
-        pieces.append(b"B" + _pack(4 + len(body)) + body + close_portal_message(portal))
-    return statement
-
-
-def _described_alike(
-    session: "Session", backend: Backend, statement: Statement, pieces: list[bytes], described: list[Expected]
-) -> Statement:
-    """What to describe for a statement that the backend lacks: where the block has failed, or the text has become wrong, it
-    cannot be prepared, but an empty one can, and has the same description if it has the same parameters and the statement
-    no rows. (Where it has, a wrong text is complained of behind the description of the parameters.) What is to be expected is
-    put into `described`, where it is not the plain answer.
-
-    Raises MustWait if it is not known whether the block has failed.
-    """
-    if statement.parameters is None:
-        return statement
-    if backend.exchange.awaits_ready:
-        raise MustWait
-    stale = _may_be_stale(session, statement)
-    if statement.returns_rows:
-        if stale and backend.status != codes.FAILED:
-            alike = Statement(b"\0" + statement.parameters)
-            _ensure(session, backend, alike, pieces)
-            backend.exchange.ask(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(alike, b"t")))
-            pieces.append(describe_message(alike.name))
-            described.append(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(statement, b"Tn")))
-    elif stale or backend.status == codes.FAILED:
-        return Statement(b"\0" + statement.parameters)
-    return statement
 
 
 def _server_name(
@@ -694,13 +633,14 @@ def _server_name(
     if backend.unnamed is statement.name and not own:
         return None
     if names.clearing and (not own or statement in backend.names):
-        statement = Statement(statement.tail)  # it may be gone when this is read
-    if portal is not None and backend.names.lacks(statement, names.segment):
-        statement = _stand_in(session, backend, statement, own, pieces, portal, data[stop:end])
-    if described is not None and backend.names.lacks(statement, names.segment):
-        statement = _described_alike(session, backend, statement, pieces, described)
-    _ensure(session, backend, statement, pieces)
-    return statement.name
+        statement = statement.again()  # it may be gone when this is read
+    if described is not None:
+        statement = preparing.described_alike(backend, names, statement, own, pieces, described)
+    elif portal is None or (backend.names.changed and statement in backend.names.changed):
+        pass
+    elif backend.names.lacks(statement, names.segment):
+        statement = preparing.stand_in(session, backend, names, statement, own, pieces, portal, data[stop:end])
+    return preparing.ensure(session, backend, names.segment, statement, pieces).name
 
 
 class EmptiedSlot:
@@ -720,17 +660,6 @@ class EmptiedSlot:
 
     def skipped(self) -> None:
         """The slot is as it was: unknown."""
-
-
-def _ensure(session: "Session", backend: Backend, statement: Statement, pieces: list[bytes]) -> None:
-    """Have the backend prepare the statement if it lacks it. Should that fail, its error is the answer to the message
-    that needs it."""
-    segment = names_of(session).segment
-    if not backend.names.has(statement, segment):
-        backend.attention = True
-        session.counters.server_parses += 1
-        backend.exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, segment)))
-        pieces.append(prepare_again_message(statement))
 
 
 # Statements that SQL names.
@@ -779,16 +708,16 @@ def _renamed(
     own, statement = _named_in_sql(names, found)
     if statement is None:
         return speaking
-    _ensure(session, backend, statement, pieces)
+    target = preparing.ensure(session, backend, names.segment, statement, pieces)
     if found.group(1) and portal is not None:
         names.at_execute[portal] = Doing(target=(own, statement))
-    renamed = names.renamed.get((speaking, statement))
+    renamed = names.renamed.get((speaking, target))
     if renamed is None:
         if len(names.renamed) >= MOST_RECENT:
             names.renamed.clear()
         start, stop = found.span(4)
-        renamed = Statement(speaking.tail[:start] + b'"' + statement.name + b'"' + speaking.tail[stop:])
-        names.renamed[speaking, statement] = renamed
+        renamed = Statement(speaking.tail[:start] + b'"' + target.name + b'"' + speaking.tail[stop:])
+        names.renamed[speaking, target] = renamed
     return renamed
 
 
@@ -810,12 +739,14 @@ def rename_in_sql(
         if not exchange.unsynced and any(entry is not A_HIDDEN_CLOSE for entry in exchange.entries):
             raise MustWait
         is_open = exchange.unsynced
-        exchange.ask(Expected(PARSE, hidden=True, effect=Preparing(backend.names, statement, names.segment)))
+        pieces: list[bytes] = []
+        backend.names.changed.discard(statement)
+        preparing.ensure(session, backend, names.segment, statement, pieces, waits=False)
         if is_open:
-            before = prepare_again_message(statement)
+            before = b"".join(pieces)
         else:
             exchange.ask(A_HIDDEN_SYNC)
-            backend.push(prepare_again_message(statement) + SYNC_MESSAGE)
+            backend.push(b"".join(pieces) + SYNC_MESSAGE)
     start, stop = found.span(4)
     body = query[5:start] + b'"' + statement.name + b'"' + query[stop:]
     return before + b"Q" + _pack(len(body) + 4) + body, (own, statement) if found.group(1) else None

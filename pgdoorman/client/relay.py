@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
-from pgdoorman.client import stickiness
+from pgdoorman.client import preparing, stickiness
 from pgdoorman.client.defaults import Inserted, Revealed, Withheld, restore_position, set_login_values_again
 from pgdoorman.client.holds import CARE, STALLED
 from pgdoorman.client.stickiness import (
@@ -27,7 +27,7 @@ from pgdoorman.client.stickiness import (
 from pgdoorman.config.settings import PoolMode
 from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, PgDoormanError
-from pgdoorman.prepared.client_names import Describing
+from pgdoorman.prepared.description import Describing
 from pgdoorman.prepared.rewrite import restore_names
 from pgdoorman.prepared.statement import PREFIX
 from pgdoorman.protocol import codes
@@ -366,6 +366,12 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             passed = entry is None or not entry.hidden or entry.kind > 2
             if b"\0VFATAL\0" in data[position:end] or b"\0VPANIC\0" in data[position:end]:
                 backend.said_fatal = True
+            if passed and preparing.may_be_outdated(data[position:end]):
+                told = b"".join(pieces) + data[kept:position] if not answered else None
+                if preparing.parse_again(session, backend, entry, told, data[position:end]):
+                    pieces.clear()
+                    position = kept = end
+                    continue
             if passed:
                 session.errors += 1
                 backend.errors += 1
@@ -379,8 +385,6 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                     replaced = restore_names(frame, _name_finder(session))
                 if entry is not None and isinstance(entry.effect, Inserted):
                     replaced = restore_position(replaced or frame, entry.effect)
-                if b"cached plan must not change result type" in frame:
-                    session.pool.book.renew()
             elif entry is not None and isinstance(entry.effect, Prelude):
                 entry.effect.refused(BackendRefused(parse_error_fields(data[position + 5 : end])))
         elif kind == codes.PARAMETER_STATUS:
@@ -418,9 +422,9 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
                 replaced = _PARSE_COMPLETE
                 entries[0] = A_SEGMENT
             elif head.kind > 1:
-                if hidden and isinstance(head.effect, Describing):
+                if head.kind == 5 and isinstance(head.effect, Describing):
                     head.effect.heard(kind, data[position + 5 : end])
-                    passed = kind in head.effect.shows
+                    passed = not hidden or kind in head.effect.shows
                 if exchange.completes(kind):
                     exchange.complete()
                     if head.reply:

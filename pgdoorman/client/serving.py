@@ -361,6 +361,7 @@ def serve_segment(session: "Session", backend: Backend, data: bytes, total: int)
         # Nothing can fail before it, so it is as good as done: no need to wait for the answer.
         backend.entries.append(A_STANDING_IN_SEGMENT)
         names.names[b""] = parsed
+        names.stood_in = data
         counters.client_parses += 1
         passed_on = STAND_IN + passed_on
     names.segment += 1

@@ -398,6 +398,7 @@ class Pool:
                 if getattr(holder, "said_nothing", False) and worker is not None:
                     worker.post(holder.give_way)
         self.functions.age(now)
+        self.book.doubt(now)
 
     def fold_counters(self) -> None:
         """Have the durations of a busy pool put into their buckets, by the workers that have counted them."""

@@ -15,6 +15,10 @@ class MustFlush(MustWait):
     """The same, and what has been sent has to be flushed for the answer to come."""
 
 
+ALWAYS_WAIT = -1
+"""No client's segment."""
+
+
 class BackendNames:
     """The statements that a backend has (or will have, once what was sent is answered). Owned by the backend's owner.
 
@@ -25,13 +29,17 @@ class BackendNames:
     again would fill the memory, ours and the server's: when the client has closed one, or has left, it is closed there too.
     """
 
-    __slots__ = ("_large", "_pending", "_stale", "hits", "known", "misses")
+    __slots__ = ("_large", "_pending", "_stale", "changed", "hits", "known", "left", "misses")
 
     def __init__(self) -> None:
         self.known: OrderedDict[Statement, None] = OrderedDict()  # the most recently used last
         self._large: dict[ref[Statement], bytes] = {}
         self._stale: deque[bytes] = deque()  # names of large ones that nobody has any more; filled from any thread
         self._pending: dict[Statement, int] = {}
+        # Of no use, but their names are taken until they are closed.
+        self.left: set[Statement] = set()
+        # Of these it is known, in this lease, that they would have other columns here than their clients know.
+        self.changed: set[Statement] = set()
         self.hits = 0
         self.misses = 0
 
@@ -98,6 +106,12 @@ class BackendNames:
         """That Parse failed or was skipped."""
         self._pending.pop(statement, None)
 
+    def leave(self, statement: Statement) -> None:
+        """It was made, but is not what it should be."""
+        self._pending.pop(statement, None)
+        self.forget(statement)
+        self.left.add(statement)
+
     def forget(self, statement: Statement) -> None:
         """It was deallocated."""
         self.known.pop(statement, None)
@@ -117,12 +131,16 @@ class BackendNames:
         self.known.clear()
         self._large.clear()
         self._stale.clear()
+        self.left.clear()
+        self.changed.clear()
 
     def surplus(self, limit: int) -> list[bytes]:
-        """Take out the least recently used ones beyond `limit`, and the large ones that nobody has any more: the names for
-        which a Close is to be sent."""
+        """Take out the least recently used ones beyond `limit`, the large ones that nobody has any more, and what was left: the
+        names for which a Close is to be sent."""
         known = self.known
-        taken = []
+        taken = [statement.name for statement in self.left]
+        self.left.clear()
+        self.changed.clear()
         while self._stale:
             taken.append(self._stale.popleft())
         while len(known) > limit:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pgdoorman.constants import bind_constants
 from pgdoorman.prepared.backend_names import BackendNames, MustWait
 from pgdoorman.prepared.statement import ABSENT_PREFIX, TAKEN, Statement
-from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import Effect
 
 MOST_RECENT = 32
@@ -239,36 +238,6 @@ class Preparing:
         self.names.refused(self.statement)
 
 
-class Describing:
-    """A Describe of ours, of a statement just parsed; an effect of the exchange. `shows`: the types of its answers that the
-    client is to see."""
-
-    __slots__ = ("parameters", "returns_rows", "shows", "statement")
-
-    def __init__(self, statement: Statement, shows: bytes = b"") -> None:
-        self.statement = statement
-        self.shows = shows
-        self.parameters = b""
-        self.returns_rows = False
-
-    def heard(self, kind: int, body: bytes) -> None:
-        """A part of the answer, without its header."""
-        if kind == codes.PARAMETER_DESCRIPTION:
-            self.parameters = body
-        elif kind == codes.ROW_DESCRIPTION:
-            self.returns_rows = True
-
-    def happened(self) -> None:
-        self.statement.parameters = self.parameters
-        self.statement.returns_rows = self.returns_rows
-
-    def failed(self) -> None:
-        """It stays unknown."""
-
-    def skipped(self) -> None:
-        """It stays unknown."""
-
-
 class ClientNames:
     """The names of one client; b"" is the unnamed statement. At most `most` unnamed statements are kept at hand (0: no
     limit). `segment` counts the Syncs and Queries sent.
@@ -292,6 +261,9 @@ class ClientNames:
         "renamed",
         "resetting",
         "segment",
+        "shown",
+        "stood",
+        "stood_in",
         "taken",
     )
 
@@ -308,6 +280,11 @@ class ClientNames:
         self.resetting = ResettingTexts()
         self.taken = b""  # the name that a Parse was refused for last
         self.segment = 0
+        # The segment in which, and what for, the client has been told the parameters of a statement, but not yet its columns.
+        self.shown: tuple[int, bytes] | None = None
+        # The last segment that began, outside of a block, with a Parse in whose place a stand-in was sent.
+        self.stood_in = b""
+        self.stood: Statement | None = None  # what it stood in for; not if that was the usual segment, and unnamed
         # DEALLOCATE or EXECUTE, with the statement that it speaks of: the same under the server's name for that.
         self.renamed: dict[tuple[Statement, Statement], Statement] = {}
         # Shared statements that this client parsed lately without a name, by text: the book and its lock are asked once.
@@ -380,6 +357,15 @@ class ClientNames:
                 if not any(later.statement is statement for later in pending or ()):  # it may be made again already
                     self._named.pop(statement, None)
                 self._remember_former(statement, naming.name)
+
+    def replace(self, name: bytes, before: Statement, now: Statement) -> None:
+        """The name stands for this now, if it still stood for that."""
+        if self.names.get(name) is before:
+            self.names[name] = now
+            if name:
+                self._named.pop(before, None)
+                self._named[now] = name
+                self._remember_former(before, name)
 
     @property
     def is_settled(self) -> bool:

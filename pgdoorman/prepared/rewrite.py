@@ -51,6 +51,12 @@ def close_portal_message(name: bytes) -> bytes:
     return b"C" + _pack(6 + len(name)) + b"P" + name + b"\0"
 
 
+def execute_with(name: bytes, value: bytes) -> bytes:
+    """Bind of a statement with one parameter, a text, to the unnamed portal, and Execute."""
+    bind = b"\0" + name + b"\0\0\0\0\1" + _pack(len(value)) + value + b"\0\0"
+    return b"B" + _pack(4 + len(bind)) + bind + b"E" + _pack(9) + bytes(5)
+
+
 def query_message(sql: bytes) -> bytes:
     """A simple Query."""
     return b"Q" + _pack(5 + len(sql)) + sql + b"\0"

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from itertools import count
 from threading import Lock
+from time import monotonic
 from weakref import WeakValueDictionary
 
 from pgdoorman.constants import bind_constants
@@ -22,6 +23,7 @@ from pgdoorman.prepared.scan import LOADS, RESETS, SPEAKS_OF_NAMES, names_called
 # Every name of ours begins with this; see `rewrite.restore_names`.
 PREFIX = b"pgdoorman_%b_" % secrets.token_hex(4).encode()
 
+CERTAIN = 60.0  # seconds for which a statement is taken to be what PostgreSQL would make of its text
 LARGEST_REMEMBERED = 65536  # bytes of a text that is still kept for others
 
 EXPLAINING = rb"(?:explain\b(?:\s*+\([^()]*+\)|\s++(?:analyze|analyse|verbose)\b)*+\s*+)?+"
@@ -44,7 +46,19 @@ def new_name() -> bytes:
 class Statement:
     """One shared statement. `tail` is the Parse message behind its statement name: text, NUL, parameter types."""
 
-    __slots__ = ("__weakref__", "calls", "flags", "name", "parameters", "returns_rows", "tail", "uses", "valid_for")
+    __slots__ = (
+        "__weakref__",
+        "calls",
+        "columns",
+        "elder",
+        "flags",
+        "generation",
+        "name",
+        "parameters",
+        "tail",
+        "uses",
+        "valid_for",
+    )
 
     def __init__(self, tail: bytes, name: bytes = b"") -> None:
         self.name = name or new_name()
@@ -59,9 +73,12 @@ class Statement:
             self.flags |= LOADS
         self.calls = frozenset(names_called(text))
         self.uses = 0
-        # The body of its ParameterDescription, and whether a RowDescription follows that; None: not known.
+        self.generation = -1  # of the book's; not shared if -1
+        self.elder: Statement | None = None  # what others have for the same text: is that still the same?
+        # What PostgreSQL said when it was parsed first, None if that is not known: the body of the ParameterDescription, and
+        # what tells its columns apart (see `description.columns_of`; empty if it returns no rows).
         self.parameters: bytes | None = None
-        self.returns_rows = True
+        self.columns: bytes | None = None
         # The generation and the settings under which its text was last found good; None: it is not known.
         self.valid_for: tuple[int, Hashable] | None = None
 
@@ -73,10 +90,25 @@ class Statement:
         """The query text, in the encoding of the client that sent it."""
         return self.tail[: self.tail.index(0)]
 
+    def again(self) -> "Statement":
+        """The same under another name."""
+        statement = Statement(self.tail)
+        statement.parameters = self.parameters
+        statement.columns = self.columns
+        return statement
+
+
+def without_rows(tail: bytes, name: bytes = b"") -> Statement:
+    """An empty statement; `tail` as in `Statement`."""
+    statement = Statement(tail, name)
+    statement.parameters = tail[1:]
+    statement.columns = b""
+    return statement
+
 
 ABSENT_PREFIX = PREFIX + b"absent"
 
-TAKEN = Statement(b"\0\0\0", PREFIX + b"taken")
+TAKEN = without_rows(b"\0\0\0", PREFIX + b"taken")
 """An empty statement. A Parse under its name is refused as one under a client's live name is, in any state of the backend,
 also where it could not be given the live one."""
 
@@ -101,7 +133,9 @@ def _declared(statement: Statement) -> int:
 
 
 def parameter_count(statement: Statement) -> int | None:
-    """How many parameters a good text has; None if that cannot be said for certain from its bytes."""
+    """How many parameters a good text has; None if that is not known, and cannot be said for certain from its bytes."""
+    if statement.parameters is not None:
+        return int.from_bytes(statement.parameters[:2])
     if len(statement.tail) > LARGEST_COUNTED:
         return None
     found = _declared(statement)
@@ -127,9 +161,21 @@ _ALLOWED_IN_FAILED = re.compile(rb"(?:\s|;|--|/\*)*+(?:\0|commit|rollback|end|ab
 _PARAMETER = re.compile(rb"\$(\d{1,5})")
 MOST_ABSENT = 20
 _ABSENT = [
-    Statement(b"\0" + number.to_bytes(2) + (25).to_bytes(4) * number, ABSENT_PREFIX + b"%d" % number)
+    without_rows(b"\0" + number.to_bytes(2) + (25).to_bytes(4) * number, ABSENT_PREFIX + b"%d" % number)
     for number in range(MOST_ABSENT + 1)
 ]
+
+
+def changing(statement: Statement) -> Statement:
+    """A statement with the same parameters whose column is of another type under each of two search paths: PostgreSQL refuses
+    to bind or describe it, once it has been parsed under the one, under the other. (No other name of a type, a table or a
+    function is in both schemas. PostgreSQL 14 and later.)"""
+    assert statement.parameters is not None
+    return Statement(_CHANGING + statement.parameters, ABSENT_PREFIX + b"n%d" % next(_numbers))
+
+
+_CHANGING = b"select null::_pg_user_mappings\0"
+CHANGING_PATHS = (b"pg_catalog", b"information_schema")
 
 
 class StatementBook:
@@ -141,32 +187,42 @@ class StatementBook:
     def __init__(self, limit: int) -> None:
         self._lock = Lock()
         self._limit = limit
-        self._statements: OrderedDict[tuple[bytes, Hashable, int], Statement] = OrderedDict()
+        self._statements: OrderedDict[tuple[bytes, Hashable], Statement] = OrderedDict()
         # Those that were not asked for lately: kept here by whoever refers to them, and found again as long as they are.
-        self._resting: WeakValueDictionary[tuple[bytes, Hashable, int], Statement] = WeakValueDictionary()
-        self._uses_before: dict[tuple[bytes, Hashable, int], tuple[int, float]] = {}
+        self._resting: WeakValueDictionary[tuple[bytes, Hashable], Statement] = WeakValueDictionary()
+        self._uses_before: dict[tuple[bytes, Hashable], tuple[int, float]] = {}
         self._seen: OrderedDict[bytes, int] = OrderedDict()
         self._round = 0
+        self._doubted_at = monotonic()
         self.generation = 0
         self.evictions = 0
 
     def find(self, tail: bytes, settings: Hashable) -> Statement:
-        """The statement for this text and these settings, made if it is new. Large ones are not shared."""
+        """The statement for this text and these settings, made if it is new. Large ones are not shared. (If it is in doubt: one
+        for the asker alone, whose elder it is.)"""
         if len(tail) > LARGEST_REMEMBERED:
             return Statement(tail)
         with self._lock:
-            key = (tail, settings, self.generation)
+            key = (tail, settings)
             statement = self._statements.get(key)
             if statement is None:
-                statement = self._statements[key] = self._wake_locked(key) or Statement(tail)
-                statement.valid_for = (self.generation, settings)
+                statement = self._wake_locked(key)
+                if statement is None:
+                    statement = Statement(tail)
+                    statement.valid_for = (self.generation, settings)
+                self._statements[key] = statement
                 if len(self._statements) > self._limit:
                     self._statements.popitem(last=False)
                     self.evictions += 1
             else:
                 self._statements.move_to_end(key)
             statement.uses += 1
-            return statement
+            doubted = 0 <= statement.generation < self.generation
+            statement.generation = self.generation
+        if doubted:
+            elder, statement = statement, Statement(tail)
+            statement.elder = elder
+        return statement
 
     def is_familiar(self, tail: bytes) -> bool:
         """Whether an unnamed statement with this text came by before. Texts with their values written into them come
@@ -192,7 +248,27 @@ class StatementBook:
             self._resting.clear()
             self._uses_before.clear()
 
-    def _wake_locked(self, key: tuple[bytes, Hashable, int]) -> Statement | None:
+    def doubt(self, now: float) -> None:
+        """From time to time (`now` is monotonic seconds): tables may have been changed past this pool. The next to parse a text
+        has it analysed anew."""
+        if now - self._doubted_at >= CERTAIN:
+            with self._lock:
+                self._doubted_at = now
+                self.generation += 1
+
+    def outdated(self, statement: Statement) -> None:
+        """Its columns have changed. Unless that was noticed before, it is as if DDL had gone by."""
+        if statement.generation == self.generation:
+            self.renew()
+
+    def drop(self, statement: Statement) -> None:
+        """It may be out of date: whoever parses its text from now on gets another. (Its settings are not known here; they do
+        not matter enough to be.)"""
+        with self._lock:
+            for key in [key for key, shared in self._statements.items() if shared is statement]:
+                del self._statements[key]
+
+    def _wake_locked(self, key: tuple[bytes, Hashable]) -> Statement | None:
         statement = self._resting.get(key)
         if statement is not None:
             del self._resting[key]
@@ -201,7 +277,7 @@ class StatementBook:
     def is_current(self, statement: Statement, settings: Hashable) -> bool:
         """Whether `find` has this very statement for its text and these settings."""
         with self._lock:
-            key = (statement.tail, settings, self.generation)
+            key = (statement.tail, settings)
             return statement in (self._statements.get(key), self._resting.get(key))
 
     def sweep(self, now: float, idle: float) -> None:

@@ -305,6 +305,22 @@ class Exchange:
             self.skipping = self.unsynced = True
         return head
 
+    def hide_end(self) -> bool:
+        """If nothing more is to come than the ReadyForQuery of one Sync, it is not for the client. False, and nothing was
+        done, if not."""
+        entries = self.entries
+        if (
+            len(entries) != 1
+            or entries[0].kind not in (SEGMENT, SYNC)
+            or entries[0].hidden
+            or entries[0].effect is not None
+        ):
+            return False
+        entries[0] = A_HIDDEN_SYNC
+        self._others += 1
+        self.careful = True
+        return True
+
     def _skip(self, entry: Expected) -> None:
         """The server skips it, or will."""
         if entry.effect is not None:

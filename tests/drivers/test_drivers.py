@@ -33,14 +33,6 @@ MODES = ("direct", "transaction", "session")
 DEVIATIONS: dict[tuple[str, str, str], str] = {}
 """(mode, suite, check) to the reason why it may fail there. One that passes all the same is an error."""
 
-_ANEW = "a statement from before an ALTER TABLE is parsed anew by a backend that lacked it"
-SOMETIMES: dict[tuple[str, str, str], str] = {
-    ("transaction", "pgjdbc", "reprepare_after_ddl"): _ANEW,
-    ("transaction", "pgjdbc", "autosave_after_ddl"): _ANEW,
-    ("transaction", "asyncpg", "reprepare_after_ddl"): _ANEW,
-}
-"""The same for those that pass or fail by which backend is free at that moment: a known fault of ours, see docs/drivers.md."""
-
 ROLE = PASSWORD = "driver"
 
 # Three backends for twenty connections; a session pool needs one for each.
@@ -186,9 +178,6 @@ def test_check(stage: Stage, mode: str, suite: str, check: str) -> None:
     assert line is not None, f"the program never came to this check: {outcomes.end}"
     if "skipped" in line:
         pytest.skip(line["skipped"])
-    sometimes = SOMETIMES.get((mode, suite, check))
-    if sometimes is not None and not line["ok"]:
-        pytest.xfail(f"{sometimes}: {line['detail']}")
     reason = DEVIATIONS.get((mode, suite, check))
     if reason is not None and not line["ok"]:
         pytest.xfail(f"{reason}: {line['detail']}")
@@ -223,4 +212,4 @@ def test_every_check_is_known() -> None:
         names = suite.check_names()
         assert len(names) == len(set(names)) >= 8, suite.name
     known = {(suite, check) for _, suite, check in CASES}
-    assert {(suite, check) for _, suite, check in (*DEVIATIONS, *SOMETIMES)} <= known
+    assert {(suite, check) for _, suite, check in DEVIATIONS} <= known
