@@ -27,7 +27,7 @@ from pgdoorman.prepared.rewrite import (
     prepare_again_message,
     prepare_message,
 )
-from pgdoorman.prepared.statement import CHANGING_PATHS, Statement, absent, changing, parameter_count, without_rows
+from pgdoorman.prepared.statement import CHANGING_PATHS, Statement, absent, alike, changing
 from pgdoorman.protocol import codes
 from pgdoorman.protocol.exchange import (
     A_HIDDEN_CLOSE,
@@ -303,8 +303,9 @@ def stand_in(
     if failed and not backend.exchange.unsynced:
         return found
     # What stands before it in its segment may have ended the block.
-    if (failed or stale) and parameter_count(statement) is not None:
-        ensure(session, backend, names.segment, found, pieces)
+    if (failed or stale) and statement.parameters is not None:
+        found = alike(statement)  # of the same types: values in binary can be read as no others
+        _leave(backend, found, pieces)
         backend.exchange.ask(Expected(BIND, hidden=True, effect=Taken(names, own)))
         backend.exchange.ask(Expected(CLOSE, hidden=True))
         body = portal + b"\0" + found.name + rest
@@ -338,15 +339,15 @@ def described_alike(
         return statement
     if not lacks or statement in backend.names.changed:
         return statement
-    alike = without_rows(b"\0" + statement.parameters)
+    empty = alike(statement)
     if not statement.columns:
-        return alike
+        return empty
     if backend.exchange.awaits_ready:
         raise MustWait
     if backend.status != codes.FAILED:
-        _leave(backend, alike, pieces)
-        backend.exchange.ask(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(alike, codec, b"t")))
-        pieces.append(describe_message(alike.name))
+        _leave(backend, empty, pieces)
+        backend.exchange.ask(Expected(DESCRIBE_STATEMENT, hidden=True, effect=Describing(empty, codec, b"t")))
+        pieces.append(describe_message(empty.name))
         names.shown = names.segment, own
     return statement
 

@@ -166,6 +166,12 @@ _ABSENT = [
 ]
 
 
+def alike(statement: Statement) -> Statement:
+    """An empty statement with the same parameters; they must be known."""
+    assert statement.parameters is not None
+    return without_rows(b"\0" + statement.parameters, ABSENT_PREFIX + b"n%d" % next(_numbers))
+
+
 def changing(statement: Statement) -> Statement:
     """A statement with the same parameters whose column is of another type under each of two search paths: PostgreSQL refuses
     to bind or describe it, once it has been parsed under the one, under the other. (No other name of a type, a table or a
