@@ -711,6 +711,8 @@ def _renamed(
     target = preparing.ensure(session, backend, names.segment, statement, pieces)
     if found.group(1) and portal is not None:
         names.at_execute[portal] = Doing(target=(own, statement))
+    elif statement.flags & RESETS and portal is not None and defaults.has_login_values(session):
+        names.at_execute[portal] = Doing(text=statement.text, clears=defaults.is_discard_all(statement.text))
     renamed = names.renamed.get((speaking, target))
     if renamed is None:
         if len(names.renamed) >= MOST_RECENT:

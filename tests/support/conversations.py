@@ -161,7 +161,9 @@ _NAMES = (
     Text("deallocate all", weight=0.7),
 )
 _SPEAKING: Final = re.compile(r"(?:explain .*)?(?:execute|deallocate|prepare)\b")
-_SPEAKERS: Final = ("", "speaking")  # their own names: a statement that executes itself does so until its stack is full
+# Their own name: a statement that executes itself does so until its stack is full. It is never described: PostgreSQL has made
+# up its mind at its Parse, a pooler when it is used.
+_SPEAKER: Final = "speaking"
 
 _EMPTY = (Text(""), Text(";"), Text(" -- nothing\n"), Text("/* nothing */ ;"))
 
@@ -272,9 +274,10 @@ _GROUPS: Final[Mapping[str, tuple[tuple[Text, ...], float]]] = {
 }
 
 PROFILES: Final[Mapping[str, tuple[str, ...]]] = {
-    "movable": tuple(name for name in _GROUPS if name != "pinning"),
+    # (An EXECUTE of what is a RESET in itself is not known for one.)
+    "movable": tuple(name for name in _GROUPS if name not in ("pinning", "names")),
     "protocol": ("reading", "with parameters", "writing", "transaction", "broken", "empty", "several", "names"),
-    "pinning": tuple(_GROUPS),
+    "pinning": tuple(name for name in _GROUPS if name != "names"),
 }
 
 _STATEMENTS = (
@@ -409,7 +412,7 @@ class Generator:
         text = self._text()
         name = self._name_for(text)
         yield self._parse(name, text)
-        if self._chance(0.4):
+        if self._chance(0.4) and name != _SPEAKER:
             yield describe_statement(name)
         yield from self._run(name, text)
 
@@ -419,7 +422,7 @@ class Generator:
         if self._chance(0.3):
             yield close_statement(name)
         yield self._parse(name, text)
-        if self._chance(0.3):
+        if self._chance(0.3) and name != _SPEAKER:
             yield describe_statement(name)
 
     def _use(self) -> Iterator[Request]:
@@ -565,7 +568,7 @@ class Generator:
         return self._random.choice(_STATEMENTS)
 
     def _name_for(self, text: Text) -> str:
-        return self._random.choice(_SPEAKERS) if _SPEAKING.match(text.sql) else self._statement_name()
+        return _SPEAKER if _SPEAKING.match(text.sql) else self._statement_name()
 
     def _parse(self, name: str, text: Text) -> Request:
         known = name in self._belief.statements
