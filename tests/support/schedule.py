@@ -26,6 +26,7 @@ LONGEST_FIRST: Final = (
     "tests/integration/test_command_line.py",
     "tests/integration/test_security_reports.py",
     "tests/integration/test_soak.py",
+    "tests/integration/test_changed_columns.py",
     "tests/integration/test_memory.py",
     "tests/integration/test_shared_limits.py",
     "tests/integration/test_web.py",
