@@ -362,7 +362,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
         elif kind == codes.ERROR_RESPONSE:
             entry = exchange.error()
             if entry is not None and entry.hidden and isinstance(entry.effect, Inserted):
-                entry.hidden = False  # what came with the login can no longer be set: the client has to know
+                exchange.show(entry)  # what came with the login can no longer be set: the client has to know
             passed = entry is None or not entry.hidden or entry.kind > 2
             if b"\0VFATAL\0" in data[position:end] or b"\0VPANIC\0" in data[position:end]:
                 backend.said_fatal = True

@@ -305,6 +305,12 @@ class Exchange:
             self.skipping = self.unsynced = True
         return head
 
+    def show(self, entry: Expected) -> None:
+        """An entry that has just failed was hidden, and is for the client all the same. It must be nobody else's."""
+        entry.hidden = False
+        if self.entries and self.entries[0] is entry:
+            self._others -= 1  # its ReadyForQuery is still to come, for the client
+
     def hide_end(self) -> bool:
         """If nothing more is to come than the ReadyForQuery of one Sync, it is not for the client. False, and nothing was
         done, if not."""

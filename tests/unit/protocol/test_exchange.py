@@ -280,6 +280,26 @@ class Unwalked(deque[Expected]):
         raise AssertionError("ten thousand Parses would each walk through all that was asked before them")
 
 
+@pytest.mark.parametrize("kind", [ex.QUERY, ex.BIND])
+def test_a_hidden_entry_that_is_shown_when_it_fails(kind: int) -> None:
+    exchange = Exchange()
+    entry = Expected(kind, hidden=True)
+    if kind == ex.QUERY:
+        exchange.ask_query(entry)
+    else:
+        exchange.ask(entry)
+        exchange.ask(ex.A_SYNC)
+    failed = exchange.error()
+    assert failed is entry
+    exchange.show(entry)
+    assert exchange.awaits_ready
+    assert exchange.ready()
+    exchange.ask(ex.A_PARSE)
+    assert not exchange.awaits_ready
+    exchange.ask(ex.A_SYNC)
+    assert exchange.awaits_ready
+
+
 def test_a_long_pipeline_is_not_walked_through_for_each_of_its_messages() -> None:
     exchange = Exchange()
     exchange.entries = Unwalked()
