@@ -129,9 +129,9 @@ def _candidates(path: Path | None) -> Iterator[Path]:
 
 
 def _uses(process_id: int, config: Path) -> bool:
-    """Whether this process was started with that file."""
+    """Whether this process was started with that file. One that does not say so soon (stopped, or stuck) does not count."""
     try:
-        with SqlClient.at_operators_door(process_id) as client:
+        with SqlClient.at_operators_door(process_id, patience=5.0) as client:
             said = {row["key"]: row["value"] for row in client.ask("SHOW STATUS").table()}
             directory = Path(f"/proc/{process_id}/cwd").readlink()
     except (PgDoormanError, OSError):

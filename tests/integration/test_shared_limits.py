@@ -83,10 +83,12 @@ def test_the_reserve(start_doorman: StartDoorman, postgres: Postgres) -> None:
         holder.run("begin")
         holder.value("select 1")
         began = time.monotonic()
+        other.run("begin")
         assert other.value("select 1") == "1"
         assert time.monotonic() - began >= 0.4
         row = _row(doorman)
         assert (row["current"], row["reserve_used"], row["reserve_acq"]) == (2, 1, 1)
+        other.run("commit")
         holder.run("commit")
         wait_until(lambda: _row(doorman)["reserve_used"] == 0, 10, "what idles beyond the limit to be closed")
 
