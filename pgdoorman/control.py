@@ -239,6 +239,21 @@ class ListCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackRow:
+    """Where a pool's backends are while its own host is down, and what the search for such a place took."""
+
+    host: str = ""
+    """Empty while backends are opened at the pool's own host."""
+    port: int = 0
+    api_requests: int = 0
+    api_errors: int = 0
+    connections: int = 0
+    cache_hits: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Candidates that were tried in vain, by reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolRow:
     """One pool: the backends for one (database, role), and the clients that use them.
 
@@ -282,6 +297,8 @@ class PoolRow:
     paused: bool = False
     fallback_active: bool = False
     """Served by another host than the configured one (Patroni)."""
+    fallback: FallbackRow | None = None
+    """None if there is no other host to look for."""
     epoch: int = 0
     """How often RECONNECT was asked for."""
     traffic: TrafficReport = field(default_factory=TrafficReport)

@@ -95,7 +95,7 @@ FEATURES: frozenset[Feature] = frozenset(
         Feature.TALOS,
         Feature.JWT,
         Feature.PAM,
-        # Feature.PATRONI,
+        Feature.PATRONI,
     }
 )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from pgdoorman.config import units
 from pgdoorman.config.document import Node, describe
@@ -489,6 +490,10 @@ def _network(text: str, _at: Surroundings) -> Network:
 def _url(text: str, _at: Surroundings) -> str:
     if re.fullmatch(r"https?://[^\s/?#]+[^\s]*", text, re.IGNORECASE) is None:
         raise ValueError("not an http or https address")
+    parts = urlsplit(text)
+    if "@" in parts.netloc:
+        raise ValueError("not an address without user and password")
+    _ = parts.port  # raises ValueError for what is none
     return text
 
 
@@ -501,6 +506,6 @@ def _path(text: str, at: Surroundings) -> Path:
 
 
 NETWORKS = ListOf("list of networks", 'networks such as "10.0.0.0/8" or "::1/128"', _network)
-URLS = ListOf("list of URLs", "http or https addresses", _url, at_least=1)
+URLS = ListOf("list of URLs", "http or https addresses without user and password", _url, at_least=1)
 TEXTS = ListOf("list of texts", "texts", _text)
 PATHS = ListOf("list of paths", "paths of files that can be read", _path)

@@ -15,6 +15,7 @@ from pgdoorman.control import (
     BackendRow,
     ClientRow,
     DatabaseRow,
+    FallbackRow,
     LatencyRow,
     PoolCoordinatorRow,
     PoolMemoryRow,
@@ -24,6 +25,7 @@ from pgdoorman.control import (
 )
 from pgdoorman.doorman.console_session import ConsoleSession
 from pgdoorman.pool.auth_query import AuthQuery
+from pgdoorman.pool.fallback import Fallback
 from pgdoorman.pool.ledger import EXAMINED, LEASED
 from pgdoorman.pool.pool import Pool
 from pgdoorman.pool.quota import Quota
@@ -73,8 +75,26 @@ def pool_row(pool: Pool, sessions: Sequence[Session]) -> PoolRow:
         max_wait=statistics.oldest_wait,
         oldest_checkout=now - min(leases) if leases else 0.0,
         paused=statistics.paused,
+        fallback_active=pool.fallback is not None and pool.fallback.host is not None,
+        fallback=fallback_row(pool.fallback),
         epoch=pool.ledger.epoch,
         traffic=pool.traffic(),
+    )
+
+
+def fallback_row(fallback: Fallback | None) -> FallbackRow | None:
+    """What Patroni has done for a pool."""
+    if fallback is None:
+        return None
+    address = fallback.host
+    return FallbackRow(
+        host=address.host if address is not None else "",
+        port=address.port if address is not None else 0,
+        api_requests=fallback.api_requests,
+        api_errors=fallback.api_errors,
+        connections=fallback.connections,
+        cache_hits=fallback.cache_hits,
+        failures=dict(fallback.failures),
     )
 
 

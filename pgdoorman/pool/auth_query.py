@@ -18,7 +18,7 @@ from pgdoorman.auth.found_user import FACTS_SQL, MAX_NAME, FoundUser, LookupRefu
 from pgdoorman.auth.secrets import StoredSecret, secret_text
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.lookup import wait_answers
-from pgdoorman.backend.startup import OpeningPlan, wait_opened
+from pgdoorman.backend.startup import OpeningPlan
 from pgdoorman.config.settings import (
     AuthQuerySettings,
     Parameters,
@@ -227,6 +227,9 @@ class AuthQuery:
 
     def _look_up(self, user: str, backend: Backend | None, generation: int) -> Backend | None:
         """Look one user up and tell. Returns the connection if it may be used again."""
+        if backend is not None and monotonic() >= backend.expires_at:
+            self._close(backend)
+            backend = None
         if backend is not None:
             try:
                 return self._ask(user, backend, generation)
@@ -282,7 +285,7 @@ class AuthQuery:
             self._close(backend)
 
     def _wait_connected(self) -> Backend:
-        backend = wait_opened(self.opening_plan())
+        backend = self._opener.wait_backend(self.opening_plan())
         with self._lock:
             self._open += 1
         return backend

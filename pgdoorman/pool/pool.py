@@ -31,6 +31,7 @@ from pgdoorman.auth.tokens import PRIVATE_KEY_PREFIX
 from pgdoorman.backend.connection import Backend
 from pgdoorman.backend.inquiry import note_parameter
 from pgdoorman.backend.lookup import wait_raw_answer
+from pgdoorman.backend.patroni import Clusters
 from pgdoorman.backend.settings import Reported, SessionSettings, clean_ascii, reported_of
 from pgdoorman.backend.startup import OpeningPlan, wait_opened
 from pgdoorman.config.settings import PoolMode, TcpSettings, UserPoolSettings
@@ -38,6 +39,7 @@ from pgdoorman.constants import bind_constants
 from pgdoorman.errors import BackendRefused, BackendUnavailable, CheckoutTimeout, PgDoormanError, ShuttingDown
 from pgdoorman.pool.check_query import CheckQuery
 from pgdoorman.pool.errands import Errands
+from pgdoorman.pool.fallback import Fallback
 from pgdoorman.pool.ledger import Ledger, LedgerStatistics
 from pgdoorman.pool.quota import RETRY, Quota, terms_of
 from pgdoorman.pool.switchboard import Switchboard
@@ -89,6 +91,7 @@ class Surroundings:
     workers: Sequence[Worker]
     helpers: Helpers
     connectors: Connectors = field(default_factory=Connectors)
+    clusters: Clusters = field(default_factory=Clusters)
 
 
 class Pool:
@@ -103,6 +106,8 @@ class Pool:
         self._workers = surroundings.workers
         self._helpers = surroundings.helpers
         self._connectors = surroundings.connectors
+        self._clusters = surroundings.clusters
+        self.fallback = self._make_fallback()
         self._tls_first = False  # where TLS is only allowed: whether the server has turned out to want it
         self.ledger: Ledger[Backend, PoolWaiter] = Ledger(
             settings.pool_size,
@@ -256,12 +261,26 @@ class Pool:
             tls_first=self._tls_first,
         )
 
+    def _make_fallback(self) -> Fallback | None:
+        settings = self.settings.fallback
+        return None if settings is None else Fallback(f"{self.user}@{self.database}", settings, self._clusters)
+
+    def wait_backend(self, plan: OpeningPlan) -> Backend:
+        """Open a backend by this plan, or elsewhere while the server is down and Patroni knows another. Blocking; raises
+        what `wait_opened` does."""
+        fallback = self.fallback
+        if fallback is None:
+            return wait_opened(plan)
+        backend = fallback.wait_opened(plan, self.settings.query_wait_timeout)
+        backend.expires_at = self._end_of(backend)
+        return backend
+
     def _wait_open(self) -> None:
         """One opening, on a helper thread."""
         self.openings += 1
         epoch = self.ledger.epoch
         try:
-            backend = wait_opened(self.opening_plan())
+            backend = self.wait_backend(self.opening_plan())
             if self.check.is_wanted:
                 self._wait_check_answered(backend)
         except PgDoormanError as error:
@@ -286,7 +305,7 @@ class Pool:
         plan = self.opening_plan()
         parameters = {**dict(plan.parameters), "client_encoding": "UTF8"}
         parameters["application_name"] = f"{parameters.get('application_name', '')} listen".strip()
-        return wait_opened(replace(plan, parameters=list(parameters.items())))
+        return self.wait_backend(replace(plan, parameters=list(parameters.items())))
 
     def _adopt(self, backend: Backend, epoch: int) -> None:
         now = monotonic()
@@ -307,8 +326,12 @@ class Pool:
         self.run(self.ledger.opened(backend, home.index, now), None)
 
     def _end_of(self, backend: Backend) -> float:
-        lifetime = self.settings.server_lifetime
-        return backend.opened_at + lifetime * jitter(1 + LIFETIME_JITTER) if lifetime else float("inf")
+        settings = self.settings
+        lifetime = settings.server_lifetime
+        end = backend.opened_at + lifetime * jitter(1 + LIFETIME_JITTER) if lifetime else float("inf")
+        if settings.fallback is not None and backend.address != Address(settings.server_host, settings.server_port):
+            return min(end, backend.opened_at + settings.fallback.lifetime)
+        return end
 
     def _opening_failed(self, error: PgDoormanError) -> None:
         self.quota.released()
@@ -399,6 +422,8 @@ class Pool:
                     worker.post(holder.give_way)
         self.functions.age(now)
         self.book.doubt(now)
+        if self.fallback is not None and self.fallback.came_back():
+            self.reconnect()
 
     def fold_counters(self) -> None:
         """Have the durations of a busy pool put into their buckets, by the workers that have counted them."""
@@ -477,7 +502,11 @@ class Pool:
         self.book.resize(settings.prepared_statements_cache_size)
         if before.server_lifetime != settings.server_lifetime:
             self.ledger.renew_lifetimes(self._end_of)
-        if connection_part(before) != connection_part(settings):
+        is_renewed = connection_part(before) != connection_part(settings)
+        if is_renewed or before.fallback != settings.fallback:
+            is_renewed = is_renewed or (self.fallback is not None and self.fallback.host is not None)
+            self.fallback = self._make_fallback()
+        if is_renewed:
             self.reconnect()
 
     def reconnect(self) -> None:

@@ -11,7 +11,7 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pgdoorman.control import LatencyRow, Overview, PoolRow
+from pgdoorman.control import FallbackRow, LatencyRow, Overview, PoolRow
 from pgdoorman.stats.histogram import SIZE, bucket_of
 from pgdoorman.stats.rows import ERROR_KINDS
 
@@ -172,6 +172,7 @@ def _of_pools(rows: Sequence[PoolRow]) -> Iterator[Metric]:
     yield _by_status(rows, "pools_clients", "Clients by what they do.", _CLIENTS)
     yield _by_status(rows, "pools_servers", "Connections to PostgreSQL by what they do.", _BACKENDS)
     pools = _one_each(rows)
+    yield from _of_fallbacks(pools)
     for name, meaning, read in _GAUGES:
         yield _gauge(name, meaning, POOL, [((row.user, row.database), read(row)) for row in pools])
     for name, meaning, read in _COUNTERS:
@@ -254,6 +255,37 @@ _COUNTERS: tuple[tuple[str, str, Read], ...] = (
     ("pools_queries", "Queries.", lambda row: row.traffic.total.queries),
     ("pools_transactions", "Transactions.", lambda row: row.traffic.total.transactions),
     ("pools_logins", "Clients that have logged in.", lambda row: row.traffic.total.logins),
+)
+
+
+def _of_fallbacks(pools: Sequence[PoolRow]) -> Iterator[Metric]:
+    """By database, over its users; only of pools that have somewhere to look for another host."""
+    rows = [(row.database, row.fallback) for row in pools if row.fallback is not None]
+    if not rows:
+        return
+    active = {(name,): 0 for name, _ in rows} | {(name,): 1 for name, row in rows if row.host}
+    yield _gauge("fallback_active", "1 while another host serves.", ("pool",), active.items())
+    hosts = {(name, row.host, str(row.port)): 1 for name, row in rows if row.host}
+    yield _gauge("fallback_host", "The host that serves instead.", ("pool", "host", "port"), hosts.items())
+    for series, meaning, read in _OF_FALLBACKS:
+        counts: Counter[tuple[str, ...]] = Counter()
+        for name, row in rows:
+            counts[name,] += read(row)
+        yield _counter(series, meaning, ("pool",), counts.items())
+    failures: Counter[tuple[str, ...]] = Counter()
+    for name, row in rows:
+        for reason, count in row.failures.items():
+            failures[name, reason] += count
+    yield _counter(
+        "fallback_candidate_failures", "Candidates that were tried in vain.", ("pool", "reason"), failures.items()
+    )
+
+
+_OF_FALLBACKS: tuple[tuple[str, str, Callable[[FallbackRow], int]], ...] = (
+    ("patroni_api_requests", "How often the members of the cluster were asked for.", lambda row: row.api_requests),
+    ("patroni_api_errors", "How often no API told them.", lambda row: row.api_errors),
+    ("fallback_connections", "Connections opened at another host.", lambda row: row.connections),
+    ("fallback_cache_hits", "Those of them at the host that was found before.", lambda row: row.cache_hits),
 )
 
 

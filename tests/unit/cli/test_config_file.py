@@ -132,7 +132,7 @@ def test_values_are_what_they_look_like() -> None:
         (("set", "pools.shop.users.app", "1"), "name a key of one user"),
         (("set", "pools.shop.users.nobody.pool_size", "1"), 'has no user "nobody"'),
         (("set", "pools.shop.users.app.min_pool_size", "6"), "cannot be more than pool_size"),
-        (("set", "general.patroni_api_urls", "http://x"), "not available in this version"),
+        (("set", "web.sso_enabled", "true"), "not available in this version"),
         (("set", "...", "1"), "is no name of a key"),
         (("set", "", "1"), "name a key"),
         (("get", "pools.nowhere.server_host"), 'there is no pool "nowhere"'),

@@ -12,11 +12,13 @@ from pgdoorman.config.settings import PoolMode, merge_parameters
 from tests.unit.config import sample
 from tests.unit.config.sample import configuration, effective
 
-# Those about TLS are gathered in one value, and belong together: see the last tests.
+# Those about TLS and the fallback are gathered in one value each, and belong together: see the last tests.
 CASCADING = [
     key
     for key in KEYS
-    if len(key.sections) > 1 and key.since is Since.AVAILABLE and not key.name.startswith("server_tls")
+    if len(key.sections) > 1
+    and key.since is Since.AVAILABLE
+    and not key.name.startswith(("server_tls", "patroni", "fallback"))
 ]
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pgdoorman.config.keys import KEYS, Change, Key, Section, Since
 from pgdoorman.config.kinds import Choice, Duration, Flag, Integer, ListOf, ParameterTable, Rules, SecretText, Size
 from pgdoorman.config.load import load
-from pgdoorman.config.settings import UserPoolSettings
+from pgdoorman.config.settings import FallbackSettings, UserPoolSettings
 from pgdoorman.doorman.house import Doorman
 from pgdoorman.pool.pool import Pool
 from pgdoorman.transport import libssl
@@ -63,6 +63,12 @@ class House:
         return pool
 
     @property
+    def fallback(self) -> FallbackSettings:
+        fallback = self.pool.fallback
+        assert fallback is not None
+        return fallback.settings
+
+    @property
     def lookup(self) -> Any:
         return self.doorman.lookups.of("found")
 
@@ -90,6 +96,7 @@ def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     general = {
         "port": 0, "host": "127.0.0.1", "worker_threads": 1, "admin_username": "admin", "admin_password": "x",
         "local_console": False, "tls_ca_cert": str(folder / "ca.crt"), **pem,
+        "patroni_api_urls": ["http://127.0.0.1:1"],
     }  # fmt: skip
     user = {"username": "alice", "password": "secret", "pool_size": 5, "server_username": "role"}
     shop = {"server_host": "127.0.0.1", "server_port": 1, "users": [user]}
@@ -154,6 +161,11 @@ USED: dict[str, Callable[[House], Any]] = {
     "tls_rate_limit_per_second": lambda house: house.doorman.desk.handshakes.per_second,
     "keys": lambda house: house.doorman.desk.knobs.talos,
     "databases": lambda house: house.doorman.desk.knobs.talos,
+    "patroni_api_urls": lambda house: house.fallback.patroni_api_urls,
+    "patroni_api_timeout": lambda house: house.fallback.api_timeout,
+    "fallback_cooldown": lambda house: house.fallback.cooldown,
+    "fallback_connect_timeout": lambda house: house.fallback.connect_timeout,
+    "fallback_lifetime": lambda house: house.fallback.lifetime,
     "backlog": lambda house: house.doorman.general.listen_backlog,
 }
 # These are looked up in the house's general settings at the moment of use.
@@ -214,6 +226,7 @@ def _another(house: House, key: Key, section: Section) -> Tree:
         "max_memory_usage": {"max_memory_usage": "7MB"},
         "server_password": {"server_password": "other"},
         "server_tls_mode": {"server_tls_mode": "require"},
+        "patroni_api_urls": {"patroni_api_urls": ["http://127.0.0.1:2/cluster"]},
     }  # fmt: skip
     special["tls_private_key"] = special["tls_certificate"]
     special["server_tls_certificate"] = special["server_tls_private_key"] = {
