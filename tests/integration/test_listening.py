@@ -64,7 +64,9 @@ class Connect:
         self._stack = stack
 
     def __call__(self, database: str = "app", **parameters: str) -> Wire:
-        return self._stack.enter_context(self._doorman.connect(database, "alice", parameters=parameters))
+        # An answer may wait ten seconds for the notifications in front of it (`client.listening.MOST_DELAY`).
+        wire = self._doorman.connect(database, "alice", parameters=parameters, patience=60)
+        return self._stack.enter_context(wire)
 
 
 def test_idle_clients_hear_at_once(connect: "Connect", postgres: Postgres) -> None:
@@ -167,6 +169,7 @@ def test_a_listener_holds_no_backend(connect: "Connect", doorman: Doorman) -> No
     assert connect().value("select 1") == "1"
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_lost_or_repeated_while_a_channel_is_taken_over(connect: "Connect", postgres: Postgres) -> None:
     """A stream of numbered notifications: from the answer to LISTEN on, and even in a pipeline behind it, none is missing."""
     stop = threading.Event()

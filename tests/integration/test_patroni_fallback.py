@@ -55,7 +55,11 @@ def test_another_host_serves_until_the_local_one_is_back(
     with suppress(ServerError, WireError):
         _value(doorman)  # the idle connection may not have been found dead yet
     wait_until(lambda: _value(doorman) == other, 20, "a query at the other host")
-    assert doorman.show("pools")[0]["fallback_active"] == "1"
+    wait_until(
+        lambda: _value(doorman) == other and doorman.show("pools")[0]["fallback_active"] == "1",
+        20,
+        "the fallback to show",
+    )
     assert _value(doorman, database="other", user="bob") == other, "auth_query and its users follow"
     with doorman.connect(patience=20) as client:
         client.send(query("select pg_sleep(60)"))

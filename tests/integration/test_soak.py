@@ -401,7 +401,8 @@ def test_throughput_holds_when_the_pool_is_too_small(quiet_watch: Watch) -> None
     rates = {clients: _rate(doorman, clients, 2.0) for clients in (3, 4, 6, 30)}
     best = 0.0
     for rate in rates.values():
-        assert rate > best * 0.5, f"blocks per second by number of clients on a pool of three: {rates}"
+        # A collapse, not a measurement: that is `bench`'s.
+        assert rate > best * 0.2, f"blocks per second by number of clients on a pool of three: {rates}"
         best = max(best, rate)
     quiet_watch.must_serve().must_be_clean()
 
