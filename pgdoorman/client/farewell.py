@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE: Final = 5.0  # seconds for each step
-_SYNC: Final = b"S\0\0\0\4"
 _ROLLBACK: Final = query_message(b"ROLLBACK")
 _COPY_FAIL: Final = message(codes.COPY_FAIL, b"the client has left\0")
 _NO_MARKS: Final = Marks()
@@ -105,7 +104,7 @@ class Farewell:
         backend.exchange.mark_copy_end()
         backend.exchange.ask_query(Expected(QUERY, hidden=True))
         backend.exchange.ask(A_SYNC)
-        backend.push(_COPY_FAIL + _ROLLBACK + _SYNC)
+        backend.push(_COPY_FAIL + _ROLLBACK + codes.SYNC_MESSAGE)
 
     # Letting it end.
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from pgdoorman.client.session import Session
     from pgdoorman.prepared.client_names import ClientNames
 
-_FLUSH: Final = message(codes.FLUSH)
-
 _SET_PATH: Final = (
     b"select pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', $1,"
     b" nullif(pg_catalog.current_setting('search_path'), '')), true)\0\0\1\0\0\0\x19"
@@ -113,7 +111,7 @@ def ensure(
     pieces.append(describe_message(statement.name))
     if waits:
         exchange.mark_flush()
-        pieces.append(_FLUSH)
+        pieces.append(codes.FLUSH_MESSAGE)
         raise MustWait
     return statement
 
@@ -162,7 +160,6 @@ def _leave(backend: Backend, statement: Statement, pieces: list[bytes]) -> None:
 
 _CHANGED: Final = b"\0RRevalidateCachedQuery\0"  # who says that columns have changed, in whatever language
 _NO_PERMISSION: Final = b"\0C42501\0"
-_PARSE_COMPLETE: Final = b"1\0\0\0\4"
 
 
 def may_be_outdated(error: bytes) -> bool:
@@ -253,7 +250,7 @@ def _only_parsed(failed: Expected | None, told: bytes | None) -> bool:
         return False
     if not told:
         return failed is not None and failed.hidden and failed.effect.__class__ is Describing
-    if told[:5] != _PARSE_COMPLETE:
+    if told[:5] != codes.PARSE_COMPLETE_MESSAGE:
         return False
     return len(told) == 5 or (told[5] == codes.PARAMETER_DESCRIPTION and len(told) == 6 + length_at(told, 6)[0])
 

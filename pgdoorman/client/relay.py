@@ -31,6 +31,7 @@ from pgdoorman.prepared.description import Describing
 from pgdoorman.prepared.rewrite import restore_names
 from pgdoorman.prepared.statement import PREFIX
 from pgdoorman.protocol import codes
+from pgdoorman.protocol.codes import CLOSE_COMPLETE_MESSAGE, PARSE_COMPLETE_MESSAGE
 from pgdoorman.protocol.exchange import A_SEGMENT, A_STANDING_IN_SEGMENT
 from pgdoorman.protocol.framing import LARGEST_MESSAGE, end_of_run, header_at, length_at, table_of
 from pgdoorman.protocol.results import ready_for_query
@@ -44,8 +45,6 @@ READ_SIZE: Final = 32768
 LARGE_READ_SIZE: Final = 65536
 LARGEST_HELD: Final = 1 << 20  # a message that has to be whole before it is understood; larger ones pass as they come
 
-_CLOSE_COMPLETE: Final = b"3\0\0\0\4"
-_PARSE_COMPLETE: Final = b"1\0\0\0\4"
 _STATUSES: Final = b"ITE"
 _READY: Final = codes.READY_FOR_QUERY
 _IDLE: Final = codes.IDLE
@@ -54,9 +53,11 @@ _THE_END: Final = ready_for_query(codes.IDLE)
 
 # Types that the plain loop may pass on unseen.
 # (Tables of bytes, not sets: a set that several threads test is locked for each test.)
-_UNSEEN: Final = table_of(b"TtnI123sVcH")
-_ROWS: Final = table_of(b"Dd")
-_PLAIN: Final = table_of(b"DdTtnI123sVcH")  # both
+_UNSEEN_TYPES: Final = b"TtnI123sVcH"
+_ROW_TYPES: Final = b"Dd"
+_UNSEEN: Final = table_of(_UNSEEN_TYPES)
+_ROWS: Final = table_of(_ROW_TYPES)
+_PLAIN: Final = table_of(_ROW_TYPES + _UNSEEN_TYPES)
 # Types that may be passed on in parts: nothing depends on their contents.
 _BULK: Final = table_of(b"DdV")
 
@@ -103,9 +104,9 @@ def relay(session: "Session", backend: Backend) -> None:
     ):
         # Hot: the client had asked one thing, and this seems to be the whole answer. With nothing to decide but that, the
         # walk costs half of what the loop below takes.
-        if entries[0] is A_STANDING_IN_SEGMENT and data[:5] == _CLOSE_COMPLETE:
+        if entries[0] is A_STANDING_IN_SEGMENT and data[:5] == CLOSE_COMPLETE_MESSAGE:
             entries[0] = A_SEGMENT
-            data = _PARSE_COMPLETE + data[5:]
+            data = PARSE_COMPLETE_MESSAGE + data[5:]
         last = total - 6
         while position < last:
             kind, length = header_at(data, position)
@@ -133,11 +134,11 @@ def relay(session: "Session", backend: Backend) -> None:
         return
     if entries and entries[0] is A_STANDING_IN_SEGMENT and not position:
         # Its first answer is that to the Close.
-        if data[:5] != _CLOSE_COMPLETE:
+        if data[:5] != CLOSE_COMPLETE_MESSAGE:
             _relay_carefully(session, backend, data, 0, 0)
             return
         entries[0] = A_SEGMENT
-        data = _PARSE_COMPLETE + data[5:]
+        data = PARSE_COMPLETE_MESSAGE + data[5:]
     began = position
     answered = 0
     status = 0
@@ -419,7 +420,7 @@ def _relay_carefully(session: "Session", backend: Backend, data: bytes, position
             if exchange.unanswered_syncs and head.kind < 2:
                 exchange.begin_answer()
             if head is A_STANDING_IN_SEGMENT and kind == codes.CLOSE_COMPLETE:
-                replaced = _PARSE_COMPLETE
+                replaced = PARSE_COMPLETE_MESSAGE
                 entries[0] = A_SEGMENT
             elif head.kind > 1:
                 if head.kind == 5 and isinstance(head.effect, Describing):

@@ -60,7 +60,6 @@ _BEGIN: Final = re.compile(
     re.IGNORECASE,
 )
 _END: Final = re.compile(rb"(?:(commit|end)|(rollback|abort))(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
-_FLUSH: Final = message(codes.FLUSH)
 _IDLE: Final = ready_for_query(codes.IDLE)
 _IN_TRANSACTION: Final = ready_for_query(codes.IN_TRANSACTION)
 _FAILED: Final = ready_for_query(codes.FAILED)
@@ -470,7 +469,7 @@ def _serve_mixed(session: "Session", backend: Backend, data: bytes) -> None:
             if not exchange.reads_copy:
                 if isinstance(wait, MustFlush):
                     exchange.mark_flush()
-                    pieces.append(_FLUSH)
+                    pieces.append(codes.FLUSH_MESSAGE)
                 session.hold(STALLED)
                 break
             # The server takes nothing but data now: it ends the connection, and what the message means does not matter.
@@ -632,7 +631,7 @@ def _answers_come_first(backend: Backend, kind: int) -> bool:
     if not _CLIENT_TYPES[kind]:
         if not exchange.is_flushed:
             exchange.mark_flush()
-            backend.push(_FLUSH)  # a FATAL takes along what PostgreSQL has not sent yet
+            backend.push(codes.FLUSH_MESSAGE)  # a FATAL takes along what PostgreSQL has not sent yet
         return True
     # A length that cannot be: PostgreSQL closes without a word, and without what no Sync or Flush had made it send.
     return exchange.is_flushed or exchange.awaits_ready

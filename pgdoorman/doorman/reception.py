@@ -468,9 +468,7 @@ class Desk:
     def hand_over_all(self, removal: Removal) -> None:
         """Have every client leave by this way, at the end of its transaction, and all that are still coming in."""
         self.removal = removal
-        for session in list(self.sessions.values()):
-            session.worker.post(partial(session.dismiss, removal))
-        self._expel_passages()
+        self.dismiss_all(removal)
 
     def stop_handing_over(self) -> None:
         """There is nobody any more to hand clients over to."""
@@ -542,11 +540,11 @@ class Desk:
 
     # Going down.
 
-    def dismiss_all(self, *, idle_too: bool = True) -> None:
+    def dismiss_all(self, reason: PgDoormanError = SHUT_DOWN, *, idle_too: bool = True) -> None:
         """Send every client away at the end of its transaction: those that are in none at once, or after their next."""
         for session in list(self.sessions.values()):
             dismiss = session.dismiss if idle_too else session.dismiss_later
-            session.worker.post(partial(dismiss, SHUT_DOWN))
+            session.worker.post(partial(dismiss, reason))
         self._expel_passages()
 
     def expel_all(self) -> None:
