@@ -5,7 +5,6 @@ import os
 import pwd
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -20,7 +19,7 @@ from pgdoorman.auth.hba import HbaRules
 from pgdoorman.auth.secrets import NoSecret, StoredSecret, parse_secret
 from pgdoorman.backend.connection import next_number
 from pgdoorman.client.cancel_keys import CancelKeys
-from pgdoorman.client.closing import error_message
+from pgdoorman.client.closing import error_message, turn_away
 from pgdoorman.client.failed_logins import FailedLogins
 from pgdoorman.client.login import Arrived, Login
 from pgdoorman.client.moving import Removal, session_of
@@ -423,13 +422,15 @@ class Desk:
             pool = self._enter_again(record)
         except PgDoormanError as refusal:
             log.warning("[%s@%s] a client cannot be taken over: %s", record.user, record.database, refusal.message)
-            with suppress(OSError):
-                sock.send(error_message(refusal, "FATAL"), DONT_WAIT)
-            sock.close()
+            turn_away(sock, refusal)
             return
-        pool.learn_again(record.keys, record.password)
         settings = pool.settings
-        session = session_of(record, sock, pool, self._services, self._carried)
+        try:
+            pool.learn_again(record.keys, record.password)
+            session = session_of(record, sock, pool, self._services, self._carried)
+        except BaseException:
+            self._count_out(pool)
+            raise
         worker = self._serving[next(self._next_worker) % len(self._serving)]
         session.worker = worker
         assert session.cancel_key is not None
@@ -439,7 +440,11 @@ class Desk:
             _TAKEN_OVER.say(pool.user, pool.database, session.id, session.address)
 
         def begin() -> None:
-            session.begin_serving(worker, b"", record.input)
+            try:
+                session.begin_serving(worker, b"", record.input)
+            except Exception as error:
+                session.on_crash(error)  # it is counted and listed: it has to end like any other
+                raise
             if pool.removed or pool.settings is not settings:
                 session.follow()
             if self.removal is not None:

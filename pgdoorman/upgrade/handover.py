@@ -11,22 +11,15 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Final
 
-from pgdoorman.client.closing import error_message
+from pgdoorman.client.closing import turn_away
 from pgdoorman.client.records import ClientRecord
 from pgdoorman.errors import HandoverError, ShuttingDown
-from pgdoorman.transport.sockets import DONT_WAIT, close_quietly
+from pgdoorman.transport.sockets import close_quietly
 from pgdoorman.upgrade.channel import Channel
 
 log = logging.getLogger(__name__)
 
 LOST: Final = ShuttingDown("terminating connection due to administrator command")
-
-
-def turn_away(sock: Any) -> None:
-    """Tell a client that it has to come again, and close."""
-    with suppress(OSError):
-        sock.send(error_message(LOST, "FATAL"), DONT_WAIT)
-    close_quietly(sock)
 
 
 class Sender(Thread):
@@ -50,7 +43,7 @@ class Sender(Thread):
                 self._under_way += 1
                 self._queue.put((record, sock))
         if closed:
-            turn_away(sock)
+            turn_away(sock, LOST)
 
     @property
     def is_idle(self) -> bool:
@@ -66,13 +59,16 @@ class Sender(Thread):
                     self._channel.wait_send(record(), sock)
                     self.sent += 1
                     close_quietly(sock)
+                except (TypeError, ValueError, AttributeError) as error:  # the others go all the same
+                    log.error("a client cannot be handed over: %s", type(error).__name__)
+                    turn_away(sock, LOST)
                 except OSError as error:
                     works = False
                     log.warning("clients can no longer be handed over: %s", error.strerror or error)
-                    turn_away(sock)
+                    turn_away(sock, LOST)
                     self._broken()
             else:
-                turn_away(sock)
+                turn_away(sock, LOST)
             with self._lock:
                 self._under_way -= 1
 
@@ -123,13 +119,15 @@ class Receiver(Thread):
             )
             return
         try:
-            record = ClientRecord.from_bytes(data)
+            self._take(ClientRecord.from_bytes(data), sock)
         except HandoverError as error:
             log.error("a client cannot be taken over: %s", error.message)
-            turn_away(sock)
-            return
-        self._take(record, sock)
-        self.taken += 1
+            turn_away(sock, LOST)
+        except Exception as error:  # noqa: BLE001 - the others come all the same; its text may show what was to be read
+            log.error("a client cannot be taken over: %s", type(error).__name__)
+            turn_away(sock, LOST)
+        else:
+            self.taken += 1
 
     def close(self) -> None:
         """No more. Idempotent."""

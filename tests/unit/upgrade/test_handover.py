@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,6 +172,34 @@ def test_clients_are_sent_and_taken(ends: tuple[socket.socket, socket.socket]) -
     its_client.settimeout(PATIENCE)
     assert b"C57P01\0" in its_client.recv(1000)
     its_client.close()
+
+
+def test_one_that_cannot_be_told_or_taken_does_not_keep_the_others(ends: tuple[socket.socket, socket.socket]) -> None:
+    taken: list[socket.socket] = []
+
+    def take(record: ClientRecord, sock: socket.socket) -> None:
+        if record.user == "odd":
+            raise ValueError("its secret")
+        taken.append(sock)
+
+    def unspeakable() -> bytes:
+        raise TypeError("its secret")
+
+    sender, receiver = _pair_of_threads(ends, take, lambda: None)
+    pairs = [socket.socketpair() for _ in range(3)]
+    records = (unspeakable, replace(RECORD, user="odd").to_bytes, RECORD.to_bytes)
+    for record, (ours, _) in zip(records, pairs, strict=True):
+        sender.pass_on(record, ours)
+    sender.close(PATIENCE)
+    receiver.join(PATIENCE)
+    assert sender.is_idle
+    assert (sender.sent, receiver.taken, len(taken)) == (2, 1, 1)
+    for _, client in pairs[:2]:
+        client.settimeout(PATIENCE)
+        assert b"C57P01\0" in client.recv(1000)
+        assert client.recv(1) == b""
+    for sock in (*taken, *(client for _, client in pairs)):
+        sock.close()
 
 
 def test_without_the_other_side_clients_are_told(ends: tuple[socket.socket, socket.socket]) -> None:
