@@ -17,11 +17,10 @@ from tests.support.certificates import Authority
 from tests.support.doorman import Doorman, pool, user
 from tests.support.postgres import SECRET, Postgres
 from tests.support.process import wait_until
-from tests.support.upgrades import PATIENCE, descriptors, end_family, family, upgrade, who_serves
+from tests.support.upgrades import PATIENCE, descriptors, end_family, family, must_be_cancelled, upgrade, who_serves
 from tests.support.wire import (
     Wire,
     bind,
-    cancel_request,
     describe_statement,
     execute,
     parse,
@@ -182,14 +181,7 @@ def test_what_a_client_has_goes_with_it(doorman: Doorman, postgres: Postgres) ->
     assert [reply.columns() for reply in by_path.settle() if reply.kind == "D"] == [[b"in two parts"]]
     assert by_path.value("show my.own") == "by path"
     # The cancel key that it was given by the process before.
-    wire.send(query("select pg_sleep(600)"))
-    sleeping = "select count(*) from pg_stat_activity where state = 'active' and query = 'select pg_sleep(600)'"
-    with postgres.connect() as direct:
-        wait_until(lambda: direct.value(sleeping) == "1", PATIENCE, "the query")
-    with doorman.dial() as request:
-        request.send(cancel_request(wire.process_id, wire.secret))
-        request.wait_closed(PATIENCE)
-    assert next(reply.fields()["C"] for reply in wire.settle() if reply.kind == "E") == "57014"
+    must_be_cancelled(wire, doorman, postgres)
     wire.terminate()
     by_path.terminate()
 

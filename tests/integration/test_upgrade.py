@@ -13,8 +13,8 @@ from tests.integration.conftest import StartDoorman
 from tests.support.doorman import Doorman, pool, user
 from tests.support.postgres import Postgres
 from tests.support.process import wait_until
-from tests.support.upgrades import PATIENCE, end_family, family, upgrade, who_serves
-from tests.support.wire import Wire, cancel_request, query
+from tests.support.upgrades import PATIENCE, end_family, family, must_be_cancelled, upgrade, who_serves
+from tests.support.wire import Wire
 
 
 @pytest.fixture
@@ -62,14 +62,7 @@ def test_clients_come_and_go_on_while_processes_change(upgradable: Doorman, post
     assert doorman.process.is_running, "it has a client in a transaction"
     # A cancel request comes to the new process; the query runs in the old one.
     busy.run("savepoint here")
-    busy.send(query("select pg_sleep(600)"))
-    sleeping = "select count(*) from pg_stat_activity where state = 'active' and query = 'select pg_sleep(600)'"
-    with postgres.connect() as direct:
-        wait_until(lambda: direct.value(sleeping) == "1", PATIENCE, "the query")
-    with doorman.dial() as request:
-        request.send(cancel_request(busy.process_id, busy.secret))
-        request.wait_closed(PATIENCE)
-    assert next(reply.fields()["C"] for reply in busy.settle(PATIENCE) if reply.kind == "E") == "57014"
+    must_be_cancelled(busy, doorman, postgres)
     busy.run("rollback to here")
     assert busy.value("select x from mine") == "42"
     busy.run("drop table mine")

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 from tests.support.doorman import Doorman
+from tests.support.postgres import Postgres
+from tests.support.process import wait_until
+from tests.support.wire import Wire, cancel_request, query
 
 PATIENCE = 90.0
 
@@ -54,3 +57,15 @@ def descriptors(process: int) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             found.append(str(entry.readlink()))
     return sorted(found)
+
+
+def must_be_cancelled(wire: Wire, doorman: Doorman, postgres: Postgres) -> None:
+    """A query of this client is ended by a request with the key that the client has. Raises AssertionError."""
+    wire.send(query("select pg_sleep(600)"))
+    sleeping = "select count(*) from pg_stat_activity where state = 'active' and query = 'select pg_sleep(600)'"
+    with postgres.connect() as direct:
+        wait_until(lambda: direct.value(sleeping) == "1", PATIENCE, "the query")
+    with doorman.dial() as request:
+        request.send(cancel_request(wire.process_id, wire.secret))
+        request.wait_closed(PATIENCE)
+    assert next(reply.fields()["C"] for reply in wire.settle(PATIENCE) if reply.kind == "E") == "57014"

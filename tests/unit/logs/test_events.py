@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +13,6 @@ from pgdoorman.logs.writer import Logs, set_up
 
 log = logging.getLogger("pgdoorman.pool")
 CAME = Event(log, logging.INFO, "client %d came from %s")
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    path = tmp_path / "log"
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    yield path, descriptor
-    os.close(descriptor)
 
 
 @pytest.fixture

@@ -28,14 +28,6 @@ type SetUp = Callable[..., Logs]
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    path = tmp_path / "log"
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    yield path, descriptor
-    os.close(descriptor)
-
-
-@pytest.fixture
 def start(file: tuple[Path, int]) -> Iterator[SetUp]:
     """`set_up` into the file, closed at the end."""
     running = []
